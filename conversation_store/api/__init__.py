@@ -1,0 +1,1 @@
+"""How a conversation is spoken to the Messages API."""

@@ -1,0 +1,412 @@
+"""
+Every error of the library, and nothing else.
+
+ConversationStoreError
+├── ContentError               a caller's value cannot be recorded; also ValueError; .path
+│   └── AttachmentError        a file is not what it claims to be, or is too large
+├── CodecError                 bytes that are no JSON, or JSON that is no message; also ValueError
+├── ConfigurationError         a client or a store was set up in a way that cannot work
+├── RuleViolationError         the API would refuse the request; .findings, all of them
+├── StoreError
+│   ├── NotFoundError          no such conversation; also LookupError
+│   ├── ConflictError          somebody else appended first; .expected .actual
+│   ├── BusyError              an exchange is pending; .until
+│   ├── LeaseLostError         the exchange was taken over; the late answer is kept as a note
+│   ├── IdempotencyError       the same idempotency key came with other content
+│   ├── UnknownOutcomeError    whether an earlier request was answered is not known; .state
+│   ├── NotSavedError          there is an answer and it could not be saved; .pending keeps it
+│   ├── SchemaMismatchError    the database has another schema than this release; .command
+│   └── DatabaseError          the database refused; .reason
+└── APIError                   .request_id .retry_after .error_code .attempts
+    ├── NotSentError           the request never reached the API
+    ├── NoAnswerError          the request was sent; whether it ran is not known
+    ├── InterruptedAnswerError an answer began and broke off; .partial
+    └── StatusError            the API answered with an error; .status .kind
+        ├── BadRequestError (400)        ├── RequestTooLargeError (413)
+        ├── AuthenticationError (401)    ├── UnprocessableError (422)
+        ├── BillingError (402)           ├── RateLimitError (429)
+        ├── ForbiddenError (403)         ├── ServerError (500 and other 5xx)
+        ├── UnknownResourceError (404)   ├── GatewayTimeoutError (504)
+        ├── RequestTimeoutError (408)    └── OverloadedError (529)
+        └── RequestConflictError (409)
+
+Catch a branch, read the attributes. No message of these classes holds an API key or the text of a turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import UUID
+
+from attrs import define, field
+
+if TYPE_CHECKING:
+    from conversation_store.api.rules import Finding
+    from conversation_store.record.exchange import Attempt
+
+
+@define
+class ConversationStoreError(Exception):
+    """The base of every error this library raises on purpose."""
+
+
+@define
+class ContentError(ConversationStoreError, ValueError):
+    """
+    A value given by the caller cannot be recorded.
+
+    Attributes:
+        path: Where, in the API's notation: ``messages.3.content.1.text``.
+        message: What is wrong and what would be right.
+    """
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+@define
+class AttachmentError(ContentError):
+    """A file, image or document is not what it claims to be, is broken, or exceeds a limit of the API."""
+
+
+@define
+class CodecError(ConversationStoreError, ValueError):
+    """
+    Bytes that are not JSON, or JSON that is not what was expected.
+
+    Attributes:
+        message: What is wrong.
+        offset: The byte at which it was noticed, or None.
+    """
+
+    message: str
+    offset: int | None = None
+
+    def __str__(self) -> str:
+        return self.message if self.offset is None else f"{self.message} (byte {self.offset})"
+
+
+@define
+class ConfigurationError(ConversationStoreError):
+    """A client, a store or a setting was given values that cannot work together."""
+
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@define
+class RuleViolationError(ConversationStoreError):
+    """
+    The API would refuse the request. Nothing was written, nothing was sent.
+
+    Attributes:
+        findings: Every violated rule, in the order of the request.
+    """
+
+    findings: Sequence[Finding]
+
+    def __str__(self) -> str:
+        lines = [f"{finding.path}: {finding.message}" for finding in self.findings]
+        return "; ".join(lines) if len(lines) < 2 else "\n".join(["the request would be refused:", *lines])  # noqa: PLR2004
+
+
+@define
+class StoreError(ConversationStoreError):
+    """The base of what can go wrong with the kept conversations."""
+
+
+@define
+class NotFoundError(StoreError, LookupError):
+    """No conversation with this key or id in this scope."""
+
+    what: str
+
+    def __str__(self) -> str:
+        return f"no conversation {self.what} in this store"
+
+
+@define
+class ConflictError(StoreError):
+    """
+    Somebody else appended first. Nothing of this append was written.
+
+    ``conversation.refresh()`` reads what is new; then decide whether to append again.
+    """
+
+    conversation: UUID
+    expected: int
+    actual: int
+
+    def __str__(self) -> str:
+        return (
+            f"conversation {self.conversation} is at length {self.actual}, not {self.expected}: "
+            "another writer appended; call refresh() and append again"
+        )
+
+
+@define
+class BusyError(StoreError):
+    """
+    An exchange is pending in this conversation, and only it may append turns now.
+
+    Attributes:
+        until: When its lease ends, microseconds since the epoch by the database's clock; afterwards
+            ``recover()`` may take it over.
+    """
+
+    conversation: UUID
+    until: int
+
+    def __str__(self) -> str:
+        return (
+            f"an exchange is pending in conversation {self.conversation}: "
+            "wait for it (wait=seconds), or call recover() once its lease is over"
+        )
+
+
+@define
+class LeaseLostError(StoreError):
+    """The exchange was taken over while this process still worked on it; its answer became a note."""
+
+    conversation: UUID
+    exchange: int
+
+    def __str__(self) -> str:
+        return f"exchange {self.exchange} of conversation {self.conversation} was taken over by another worker"
+
+
+@define
+class IdempotencyError(StoreError):
+    """The same idempotency key was used before, with other content."""
+
+    conversation: UUID
+    exchange: int
+
+    def __str__(self) -> str:
+        return (
+            f"this idempotency key belongs to exchange {self.exchange} of conversation {self.conversation}, "
+            "which was begun with other content"
+        )
+
+
+@define
+class UnknownOutcomeError(StoreError):
+    """
+    An earlier request with this key may have been answered and billed; nobody knows.
+
+    Say ``on_unknown="resend"``, or call ``recover()``, to decide.
+    """
+
+    conversation: UUID
+    exchange: int
+    state: str
+
+    def __str__(self) -> str:
+        return (
+            f"exchange {self.exchange} of conversation {self.conversation} is {self.state}: it may have been "
+            'answered and billed; call recover(), or send with on_unknown="resend"'
+        )
+
+
+@define
+class NotSavedError(StoreError):
+    """
+    There is an answer, and it could not be saved. It is not lost.
+
+    Attributes:
+        pending: Holds the answer; call ``pending.finish()`` again once the database can be reached.
+        reason: What the database said.
+    """
+
+    pending: Any = field(repr=False)
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the answer arrived but could not be saved ({self.reason}); call error.pending.finish() again"
+
+
+@define
+class SchemaMismatchError(StoreError):
+    """
+    The database's tables are not those of this release. Nothing was changed.
+
+    Attributes:
+        current: The revision found, None where there is none.
+        head: The revision this release needs.
+        command: What to run.
+    """
+
+    current: str | None
+    head: str
+    command: str
+
+    def __str__(self) -> str:
+        found = "no conversation_store tables" if self.current is None else f"schema revision {self.current}"
+        return f"the database has {found}, this release needs {self.head}: {self.command}"
+
+
+@define
+class DatabaseError(StoreError):
+    """
+    The database refused or could not be reached. The transaction was not applied.
+
+    Attributes:
+        reason: One of ``not a store``, ``read-only``, ``full``, ``locked``, ``unreachable``, ``refused``.
+        message: What the database said and what to do next; never a value of a row.
+    """
+
+    reason: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"
+
+
+@define
+class APIError(ConversationStoreError):
+    """
+    The request failed.
+
+    Attributes:
+        message: What happened.
+        request_id: The API's own id of the request, where one came back.
+        retry_after: Seconds the API asked to wait.
+        error_code: ``error.details.error_code``: stable, to branch on.
+        attempts: Every attempt that was made, oldest first.
+    """
+
+    message: str
+    request_id: str | None = None
+    retry_after: float | None = None
+    error_code: str | None = None
+    attempts: Sequence[Attempt] = ()
+
+    def __str__(self) -> str:
+        return self.message if self.request_id is None else f"{self.message} (request {self.request_id})"
+
+
+@define
+class NotSentError(APIError):
+    """The request never reached the API: no connection could be made. It can be sent again freely."""
+
+
+@define
+class NoAnswerError(APIError):
+    """The request was sent and no answer came. It may have been run and billed."""
+
+
+@define
+class InterruptedAnswerError(APIError):
+    """
+    An answer began and broke off.
+
+    Attributes:
+        partial: Every byte of the response's body that arrived.
+    """
+
+    partial: bytes = field(default=b"", repr=False)
+
+
+@define
+class StatusError(APIError):
+    """
+    The API answered with an error status.
+
+    Attributes:
+        status: The HTTP status.
+        kind: ``error.type`` of the body (``invalid_request_error`` …), None where the body had none.
+        body: The response's body as received.
+    """
+
+    status: int = 0
+    kind: str | None = None
+    body: bytes = field(default=b"", repr=False)
+
+    OF: ClassVar[Mapping[int, type[StatusError]]]
+
+
+@define
+class BadRequestError(StatusError):
+    """400 ``invalid_request_error``."""
+
+
+@define
+class AuthenticationError(StatusError):
+    """401 ``authentication_error``."""
+
+
+@define
+class BillingError(StatusError):
+    """402 ``billing_error``."""
+
+
+@define
+class ForbiddenError(StatusError):
+    """403 ``permission_error``."""
+
+
+@define
+class UnknownResourceError(StatusError):
+    """404 ``not_found_error``: an unknown or retired model, a file that has expired."""
+
+
+@define
+class RequestTimeoutError(StatusError):
+    """408."""
+
+
+@define
+class RequestConflictError(StatusError):
+    """409 ``conflict_error``."""
+
+
+@define
+class RequestTooLargeError(StatusError):
+    """413 ``request_too_large``."""
+
+
+@define
+class UnprocessableError(StatusError):
+    """422."""
+
+
+@define
+class RateLimitError(StatusError):
+    """429 ``rate_limit_error``; without ``retry-after`` usually a spend cap, see ``error_code``."""
+
+
+@define
+class ServerError(StatusError):
+    """500 ``api_error`` and every other 5xx: it may have been run and billed."""
+
+
+@define
+class GatewayTimeoutError(ServerError):
+    """504 ``timeout_error``."""
+
+
+@define
+class OverloadedError(ServerError):
+    """529 ``overloaded_error``: it was not run."""
+
+
+StatusError.OF = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    402: BillingError,
+    403: ForbiddenError,
+    404: UnknownResourceError,
+    408: RequestTimeoutError,
+    409: RequestConflictError,
+    413: RequestTooLargeError,
+    422: UnprocessableError,
+    429: RateLimitError,
+    504: GatewayTimeoutError,
+    529: OverloadedError,
+}

@@ -1,0 +1,1 @@
+"""Where conversations are kept: the schema, the log, and what is derived from it."""
