@@ -1,0 +1,110 @@
+"""
+Conversations of the Messages API, kept in SQL byte for byte: durable, resumable, verifiable.
+
+Names are loaded when they are first used, so that importing the package costs next to nothing and the parts
+that need no database run without one.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from conversation_store.api.client import Client
+    from conversation_store.api.models import Models
+    from conversation_store.api.request import Request
+    from conversation_store.api.rules import Finding
+    from conversation_store.audit.verify import Fault
+    from conversation_store.conversation import Conversation, Pending
+    from conversation_store.errors import ConversationStoreError
+    from conversation_store.record.blocks import (
+        ABSENT,
+        Block,
+        Document,
+        Image,
+        Text,
+        Thinking,
+        ToolResult,
+        ToolUse,
+        Unknown,
+    )
+    from conversation_store.record.exchange import Attempt, Exchange, State, Usage
+    from conversation_store.record.reply import Reply
+    from conversation_store.record.turns import Origin, Turn
+    from conversation_store.storage.tables import include_name
+    from conversation_store.store import Listed, Store
+
+__version__ = "0.1.0"
+
+__all__ = [  # noqa: RUF022 - sorted as people read
+    "ABSENT",
+    "Attempt",
+    "Block",
+    "Client",
+    "Conversation",
+    "ConversationStoreError",
+    "Document",
+    "Exchange",
+    "Fault",
+    "Finding",
+    "Image",
+    "Listed",
+    "Models",
+    "Origin",
+    "Pending",
+    "Reply",
+    "Request",
+    "State",
+    "Store",
+    "Text",
+    "Thinking",
+    "ToolResult",
+    "ToolUse",
+    "Turn",
+    "Unknown",
+    "Usage",
+    "include_name",
+]
+
+_HOMES: Final = {
+    "api.client": ("Client",),
+    "api.models": ("Models",),
+    "api.request": ("Request",),
+    "api.rules": ("Finding",),
+    "audit.verify": ("Fault",),
+    "conversation": ("Conversation", "Pending"),
+    "errors": ("ConversationStoreError",),
+    "record.blocks": (
+        "ABSENT",
+        "Block",
+        "Document",
+        "Image",
+        "Text",
+        "Thinking",
+        "ToolResult",
+        "ToolUse",
+        "Unknown",
+    ),
+    "record.exchange": ("Attempt", "Exchange", "State", "Usage"),
+    "record.reply": ("Reply",),
+    "record.turns": ("Origin", "Turn"),
+    "storage.tables": ("include_name",),
+    "store": ("Listed", "Store"),
+}
+_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module, once."""
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})

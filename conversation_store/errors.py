@@ -257,7 +257,8 @@ class DatabaseError(StoreError):
     The database refused or could not be reached. The transaction was not applied.
 
     Attributes:
-        reason: One of ``not a store``, ``read-only``, ``full``, ``locked``, ``unreachable``, ``refused``.
+        reason: One of ``not a store``, ``cannot open``, ``read-only``, ``full``, ``locked``, ``lost a race``,
+            ``unreachable``, ``refused``.
         message: What the database said and what to do next; never a value of a row.
     """
 

@@ -1,0 +1,221 @@
+"""
+JSON bytes in and out: strict to read, exact to slice, one form to write.
+
+The bytes are the record; a parsed value is only a way of looking at them. So what the API sent is never
+encoded again: ``members`` and ``items`` say where each value begins and ends, and the slice is what is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Final, NamedTuple, NoReturn, TypeAlias
+
+from conversation_store.errors import CodecError, ContentError
+
+JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | bool | None"
+
+DEEPEST: Final = 200
+"""Levels of nesting accepted; deeper JSON is refused rather than parsed (a bomb, not a message)."""
+
+_MOST_DIGITS: Final = 100_000
+
+
+class Member(NamedTuple):
+    """A value inside an object or array, and the bytes it stands at: ``data[start:end]``."""
+
+    name: str
+    value: JSON
+    start: int
+    end: int
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise CodecError(f"{name} is no JSON")
+
+
+def _any_integer(digits: str) -> int:
+    # int() refuses more than sys.get_int_max_str_digits() digits; the record does not.
+    if len(digits) > _MOST_DIGITS:
+        raise CodecError(f"an integer of {len(digits)} digits")
+    return int(Decimal(digits))
+
+
+_decoder: Final = json.JSONDecoder(parse_constant=_refuse_constant)
+_patient_decoder: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_any_integer)
+_space: Final = re.compile(r"[ \t\n\r]*")
+_string: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+
+
+def text_of(data: bytes) -> str:
+    """
+    Decode strict UTF-8.
+
+    Raises:
+        CodecError: The bytes are not UTF-8.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise CodecError("not UTF-8", error.start) from None
+
+
+def _refuse_deep(data: bytes) -> None:
+    if data.count(b"[") + data.count(b"{") <= DEEPEST:
+        return
+    depth = 0
+    for bracket in re.findall(rb"[\[\]{}]", _string.sub(b"", data)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > DEEPEST:
+            raise CodecError(f"nested deeper than {DEEPEST} levels")
+
+
+def _value_at(text: str, start: int) -> tuple[JSON, int]:
+    try:
+        return _decoder.raw_decode(text, start)
+    except json.JSONDecodeError as error:
+        raise CodecError(f"not JSON: {error.msg}", len(text[: error.pos].encode())) from None
+    except ValueError:
+        return _patient_decoder.raw_decode(text, start)
+
+
+def _after_space(text: str, at: int) -> int:
+    found = _space.match(text, at)
+    return found.end() if found else at
+
+
+def loads(data: bytes) -> JSON:
+    """
+    Parse one JSON value.
+
+    Strict UTF-8, no ``NaN`` or ``Infinity``, nothing after the value, no more than ``DEEPEST`` levels. Lone
+    surrogates written as escapes and integers beyond 64 bits are taken as they are.
+
+    Raises:
+        CodecError: With the byte at which it was noticed.
+    """
+    text = text_of(data)
+    _refuse_deep(data)
+    value, end = _value_at(text, _after_space(text, 0))
+    if _after_space(text, end) != len(text):
+        raise CodecError("something follows the JSON value", len(text[:end].encode()))
+    return value
+
+
+def _expect(text: str, at: int, what: str) -> int:
+    if not text.startswith(what, at):
+        raise CodecError(f"expected {what!r}", len(text[:at].encode()))
+    return at + 1
+
+
+def _walk(text: str, opening: str, closing: str) -> Iterator[tuple[str, JSON, int, int]]:
+    at = _after_space(text, _expect(text, _after_space(text, 0), opening))
+    more = not text.startswith(closing, at)
+    while more:
+        name = ""
+        if opening == "{":
+            _expect(text, at, '"')
+            key, at = _value_at(text, at)
+            name = str(key)
+            at = _after_space(text, _expect(text, _after_space(text, at), ":"))
+        value, end = _value_at(text, at)
+        yield name, value, at, end
+        at = _after_space(text, end)
+        more = text.startswith(",", at)
+        if more:
+            at = _after_space(text, at + 1)
+    at = _after_space(text, _expect(text, at, closing))
+    if at != len(text):
+        raise CodecError("something follows the JSON value", len(text[:at].encode()))
+
+
+def _in_bytes(text: str, found: Iterable[tuple[str, JSON, int, int]]) -> list[Member]:
+    if text.isascii():
+        return [Member(*each) for each in found]
+    members, known, offset = [], 0, 0
+    for name, value, start, end in found:
+        first = offset + len(text[known:start].encode())
+        known, offset = end, first + len(text[start:end].encode())
+        members.append(Member(name, value, first, offset))
+    return members
+
+
+def members(data: bytes) -> dict[str, Member]:
+    """
+    Slice an object: each name's value and where its bytes are, in the order received.
+
+    Of a name that occurs twice the last counts, as everywhere in JSON's reading.
+
+    Raises:
+        CodecError: The bytes are not one JSON object.
+    """
+    text = text_of(data)
+    _refuse_deep(data)
+    return {member.name: member for member in _in_bytes(text, _walk(text, "{", "}"))}
+
+
+def items(data: bytes) -> list[Member]:
+    """
+    Slice an array: each item and where its bytes are. Their names are empty.
+
+    Raises:
+        CodecError: The bytes are not one JSON array.
+    """
+    text = text_of(data)
+    _refuse_deep(data)
+    return _in_bytes(text, _walk(text, "[", "]"))
+
+
+def dumps(value: object, path: str = "") -> bytes:
+    """
+    Write a caller's value, once and for ever: compact UTF-8, keys in the caller's order.
+
+    Raises:
+        ContentError: Something JSON cannot say exactly (``NaN``, a key that is no string, bytes, a lone
+            surrogate, too deep a nesting), with *path* leading to it.
+    """
+    _check(value, path, 0)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
+    return text.encode()
+
+
+def _check(value: object, path: str, depth: int) -> None:
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ContentError(path, f"a lone surrogate at character {error.start} is no text") from None
+    elif value is None or isinstance(value, int):
+        return
+    elif isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124
+            raise ContentError(path, f"{value} is no JSON number")
+    elif depth >= DEEPEST:
+        raise ContentError(path, f"nested deeper than {DEEPEST} levels")
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ContentError(path, f"the key {key!r} is no string")
+            _check(key, path, depth + 1)
+            _check(inner, f"{path}.{key}" if path else key, depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for n, inner in enumerate(value):
+            _check(inner, f"{path}.{n}" if path else str(n), depth + 1)
+    else:
+        raise ContentError(path, f"a {type(value).__name__} is no JSON value")
+
+
+def compose(parts: Mapping[str, bytes]) -> bytes:
+    """Write an object whose values are JSON bytes already; they are copied, never parsed."""
+    return b"{" + b",".join(dumps(name) + b":" + value for name, value in parts.items()) + b"}"
+
+
+def header(fields: Mapping[str, object]) -> bytes:
+    """
+    Write an entry's header: keys sorted, ASCII, no spaces; absent rather than null.
+
+    A subset of RFC 8785, so that any implementation of it writes the same bytes.
+    """
+    return json.dumps(fields, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False).encode()

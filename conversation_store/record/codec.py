@@ -1,0 +1,217 @@
+"""
+Between JSON values and typed blocks, in both directions: the one cattrs converter.
+
+Two directions with two tempers. What came from the API becomes a view, whatever it is: unknown kinds and
+keys are kept. What a caller gives is checked first: an unknown key is a mistake, and the API would say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from attrs import NOTHING, fields
+from cattrs import Converter
+
+from conversation_store.errors import ContentError
+from conversation_store.record import canonical
+from conversation_store.record.blocks import ABSENT, KNOWN, Block, Unknown
+
+Content: TypeAlias = "str | Block | Mapping[str, Any]"
+"""What a caller may give as one piece of content: words, a block object, or a dict in the API's shape."""
+
+ROLES: Final = ("user", "assistant", "system")
+
+_MESSAGE_KEYS: Final = frozenset({"role", "content", "output_config", "clear_at"})
+_SOURCES: Final[Mapping[str, frozenset[str]]] = {
+    "base64": frozenset({"type", "media_type", "data"}),
+    "text": frozenset({"type", "media_type", "data"}),
+    "content": frozenset({"type", "content"}),
+    "url": frozenset({"type", "url"}),
+    "file": frozenset({"type", "file_id"}),
+}
+_CACHE_CONTROL: Final = frozenset({"type", "ttl"})
+
+
+def _names(kind: type[Block]) -> dict[str, str]:
+    """Map each key of a kind to its attribute; they differ only where the key is a keyword."""
+    return {each.metadata.get("name", each.name): each.name for each in fields(kind) if each.name != "extra"}
+
+
+_NAMES: Final = {kind: _names(cls) for kind, cls in KNOWN.items()}
+_REQUIRED: Final = {
+    kind: [each.metadata.get("name", each.name) for each in fields(cls) if each.default is NOTHING]
+    for kind, cls in KNOWN.items()
+}
+
+
+def _structure(value: Any, _: object) -> Block:
+    kind = value.get("type")
+    names = _NAMES.get(kind) if isinstance(kind, str) else None
+    if names is None or any(name not in value for name in _REQUIRED[kind]):
+        # A known kind that lacks what it must have is shown as it is, not repaired.
+        rest = {name: inner for name, inner in value.items() if name != "type"}
+        if isinstance(kind, str):
+            return Unknown(kind, extra=rest)
+        return Unknown("", extra=dict(value))
+    known = {names[name]: inner for name, inner in value.items() if name in names}
+    extra = {name: inner for name, inner in value.items() if name not in names and name != "type"}
+    return KNOWN[kind](**known, extra=extra)
+
+
+def _unstructure(block: Block) -> dict[str, Any]:
+    if isinstance(block, Unknown):
+        return {"type": block.kind, **block.extra} if "type" not in block.extra else dict(block.extra)
+    value: dict[str, Any] = {"type": block.type}
+    for name, attribute in _NAMES[block.type].items():
+        inner = getattr(block, attribute)
+        if inner is not ABSENT:
+            value[name] = inner
+    value.update(block.extra)
+    return value
+
+
+_converter: Final = Converter()
+_converter.register_structure_hook(Block, _structure)
+for _kind in (*KNOWN.values(), Unknown):
+    _converter.register_unstructure_hook(_kind, _unstructure)
+
+
+def block_of(value: Mapping[str, Any]) -> Block:
+    """Look at a JSON object as a block. Never fails: what it does not know, it keeps as ``Unknown``."""
+    return _converter.structure(value, Block)
+
+
+def value_of(block: Block) -> dict[str, Any]:
+    """Write a block as a JSON object: ``type`` first, absent keys left out, unknown keys last."""
+    written: dict[str, Any] = _converter.unstructure(block)
+    return written
+
+
+def blocks_of(content: object) -> tuple[Block, ...]:
+    """Look at a message's ``content`` as blocks; a string is one text block, as in the API."""
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if not isinstance(content, Sequence):
+        return ()
+    return tuple(block_of(each) for each in content if isinstance(each, Mapping))
+
+
+def content_of(content: Sequence[Content], path: str) -> object:
+    """
+    Check what a caller gave as content, and write it in the API's shape.
+
+    One string stays a string; anything else becomes a list of blocks.
+
+    Args:
+        content: The pieces, in order.
+        path: What leads to them in an error: ``messages.3.content``.
+
+    Raises:
+        ContentError: Something is no content, or has a key the API does not know.
+    """
+    if len(content) == 1 and isinstance(content[0], str):
+        return content[0]
+    return [_written(each, f"{path}.{n}") for n, each in enumerate(content)]
+
+
+def _written(piece: object, path: str) -> Mapping[str, Any]:
+    if isinstance(piece, str):
+        return {"type": "text", "text": piece}
+    if isinstance(piece, Block):
+        value: Mapping[str, Any] = value_of(piece)
+        if not isinstance(piece, Unknown):
+            _check(value, path)
+        return value
+    if isinstance(piece, Mapping):
+        _check(piece, path)
+        return piece
+    raise ContentError(path, f"a {type(piece).__name__} is no content: give a str, a block, or a dict with a type")
+
+
+def _extra(path: str, key: str) -> ContentError:
+    return ContentError(f"{path}.{key}", "Extra inputs are not permitted")
+
+
+def _only(value: object, allowed: frozenset[str], path: str) -> None:
+    if isinstance(value, Mapping):
+        for key in value:
+            if key not in allowed:
+                raise _extra(path, str(key))
+
+
+def _check(value: Mapping[str, Any], path: str) -> None:
+    kind = value.get("type")
+    if not isinstance(kind, str):
+        raise ContentError(f"{path}.type", "Field required")
+    if kind not in KNOWN:
+        raise ContentError(path, f"unknown block type {kind!r}; to send it all the same, give an Unknown block")
+    here = f"{path}.{kind}"
+    for key in value:
+        if key != "type" and key not in _NAMES[kind]:
+            raise _extra(here, str(key))
+    for key in _REQUIRED[kind]:
+        if key not in value:
+            raise ContentError(f"{here}.{key}", "Field required")
+    if kind == "text" and not isinstance(value["text"], str):
+        raise ContentError(f"{here}.text", "Input should be a valid string")
+    _only(value.get("cache_control"), _CACHE_CONTROL, f"{here}.cache_control")
+    source = value.get("source")
+    if kind in {"image", "document"}:
+        _check_source(source, f"{here}.source")
+    inner = value.get("content")
+    if kind in {"tool_result", "search_result"} and isinstance(inner, (list, tuple)):
+        for n, each in enumerate(inner):
+            if not isinstance(each, Mapping):
+                raise ContentError(f"{here}.content.{n}", "Input should be an object")
+            _check(each, f"{here}.content.{n}")
+
+
+def _check_source(source: object, path: str) -> None:
+    if not isinstance(source, Mapping) or source.get("type") not in _SOURCES:
+        raise ContentError(path, f"Input should be an object with a type out of {', '.join(_SOURCES)}")
+    _only(source, _SOURCES[source["type"]], path)
+    for key in sorted(_SOURCES[source["type"]]):
+        if key not in source:
+            raise ContentError(f"{path}.{key}", "Field required")
+
+
+def wire(role: str, content: Sequence[Content], path: str = "") -> bytes:
+    """
+    Write one message's JSON bytes from what a caller gave; they are stored and sent as they are.
+
+    Raises:
+        ContentError: Naming the place, below *path* (``messages.3``; empty for a single message).
+    """
+    where = f"{path}.content" if path else "content"
+    value = content_of(content, where)
+    return b'{"role":"' + role.encode() + b'","content":' + canonical.dumps(value, where) + b"}"
+
+
+def wire_of_message(message: Mapping[str, Any], path: str) -> tuple[str, bytes]:
+    """
+    Check a plain message in the API's shape and write its bytes, keys in the order given.
+
+    Returns:
+        Its role and its JSON bytes.
+
+    Raises:
+        ContentError: Naming the place, below *path*.
+    """
+    if not isinstance(message, Mapping):
+        raise ContentError(path, "a message is a dict with role and content")
+    for key in message:
+        if key not in _MESSAGE_KEYS:
+            raise _extra(path, str(key))
+    role = message.get("role")
+    if role not in ROLES:
+        raise ContentError(f"{path}.role", f"Input should be {', '.join(map(repr, ROLES))}")
+    if "content" not in message and role != "system":
+        raise ContentError(f"{path}.content", "Field required")
+    content = message.get("content", [])
+    if isinstance(content, str):
+        return role, canonical.dumps(message, path)
+    if not isinstance(content, (list, tuple)):
+        raise ContentError(f"{path}.content", "Input should be a string or a list of blocks")
+    written = [_written(each, f"{path}.content.{n}") for n, each in enumerate(content)]
+    return role, canonical.dumps({**message, **({"content": written} if "content" in message else {})}, path)

@@ -1,0 +1,64 @@
+"""
+Replies: an answer of the API as its caller sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import field, frozen
+
+from conversation_store.record import canonical
+from conversation_store.record.blocks import Block, Text, ToolUse
+from conversation_store.record.codec import blocks_of
+from conversation_store.record.exchange import Exchange, Usage
+from conversation_store.record.turns import Turn
+
+
+@frozen(kw_only=True)
+class Reply:
+    """
+    What came back, saved before anybody sees it.
+
+    Attributes:
+        exchange: The exchange it ends.
+        turn: The model's turn; None where nothing was appended (a refusal, an empty answer).
+        fields: Every message-level field as received (``id``, ``model``, ``stop_details`` …), parsed.
+        raw_content: The ``content`` array's bytes as received.
+    """
+
+    exchange: Exchange
+    turn: Turn | None
+    fields: Mapping[str, Any] = field(repr=False)
+    raw_content: bytes = field(repr=False)
+
+    @property
+    def content(self) -> tuple[Block, ...]:
+        """The blocks the model wrote; a prefill is not among them."""
+        return blocks_of(canonical.loads(self.raw_content))
+
+    @property
+    def text(self) -> str:
+        """The words the model wrote; a prefill's are in ``turn.text`` only."""
+        return "".join(block.text for block in self.content if isinstance(block, Text))
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why the model stopped, as the API says it."""
+        return self.exchange.stop_reason
+
+    @property
+    def refused(self) -> bool:
+        """Whether the model declined; then there is no turn, and another model may be asked with ``retry``."""
+        return self.stop_reason == "refusal"
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens, as the API counted them."""
+        return self.exchange.usage
+
+    @property
+    def tool_uses(self) -> tuple[ToolUse, ...]:
+        """The calls of the caller's tools, to be answered with ``tool_result``."""
+        return tuple(block for block in self.content if isinstance(block, ToolUse))

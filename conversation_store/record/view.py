@@ -1,0 +1,90 @@
+"""
+Views: which turns make up the next request, as spans over logs, and how a view becomes another one.
+
+The log is what happened; a view is what is sent. Forking and rewinding change spans and copy nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+from uuid import UUID
+
+from attrs import evolve, frozen
+
+WHOLE_EVERY: Final = 64
+"""A view entry names the one it changes; every so many it is written whole, so that reading one is bounded."""
+
+
+@frozen
+class Span:
+    """
+    Turns of one log, in order.
+
+    Attributes:
+        conversation: Whose log.
+        first: The first position that belongs to the span.
+        last: The last one; None for all that is there and all that will come.
+    """
+
+    conversation: UUID
+    first: int
+    last: int | None
+
+    def upto(self, length: int) -> int:
+        """Say where the span ends in a log of *length* entries."""
+        return length - 1 if self.last is None else self.last
+
+
+View: TypeAlias = tuple[Span, ...]
+
+
+def whole(conversation: UUID) -> View:
+    """Give a new conversation's view: everything in its own log."""
+    return (Span(conversation, 0, None),)
+
+
+def until(view: View, conversation: UUID, position: int) -> View:
+    """
+    Cut a view after a turn.
+
+    Raises:
+        LookupError: The turn is in no span of the view.
+    """
+    for n, span in enumerate(view):
+        if (
+            span.conversation == conversation
+            and span.first <= position
+            and (span.last is None or position <= span.last)
+        ):
+            return (*view[:n], evolve(span, last=position))
+    raise LookupError(position)
+
+
+def reopened(view: View, conversation: UUID, first: int) -> View:
+    """Let a view go on with all that *conversation*'s log will hold from position *first*."""
+    return (*view, Span(conversation, first, None))
+
+
+def fields(old: View, new: View, base: int, depth: int) -> dict[str, Any]:
+    """
+    Write a view as the header of a ``view`` entry: what it keeps of the one at position *base*, what follows.
+
+    *depth* is how many view entries the base itself builds upon.
+    """
+    keep = 0
+    while keep < min(len(old), len(new)) and old[keep] == new[keep]:
+        keep += 1
+    if depth + 1 >= WHOLE_EVERY:
+        return {"then": _written(new)}
+    return {"base": base, "depth": depth + 1, "keep": keep, "then": _written(new[keep:])}
+
+
+def _written(spans: Sequence[Span]) -> list[list[Any]]:
+    return [[span.conversation.hex, span.first, span.last] for span in spans]
+
+
+def read(header: Mapping[str, Any], base: View) -> View:
+    """Read the view that a ``view`` or ``opened`` entry's header tells; *base* is the one it builds upon."""
+    spans = [Span(UUID(hex=conversation), first, last) for conversation, first, last in header["then"]]
+    return (*base[: header.get("keep", 0)], *spans)

@@ -1,0 +1,158 @@
+"""
+Attachments' bytes, once per scope, decoded, in chunks of 1 MiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Final
+from uuid import UUID
+
+from attrs import frozen
+from sqlalchemy import Connection, bindparam, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from conversation_store.errors import AttachmentError
+from conversation_store.record import media
+from conversation_store.storage.engine import Database, RolledBack
+from conversation_store.storage.tables import (
+    conversation_blob,
+    conversation_blob_chunk,
+    conversation_blob_use,
+)
+
+CHUNK: Final = 1024 * 1024
+"""Bytes in a row: what every engine takes at its default settings."""
+
+UNNAMED: Final = "application/octet-stream"
+
+
+@frozen
+class Blob:
+    """
+    A blob in use: whose, which, how long.
+
+    Attributes:
+        scope: The tenant it belongs to.
+        digest: SHA-256 of its bytes.
+        size: Bytes.
+        media_type: As read from its bytes.
+        salt: The salt this use is committed under.
+    """
+
+    scope: bytes
+    digest: bytes
+    size: int
+    media_type: str
+    salt: bytes = b""
+
+
+_known: Final = select(conversation_blob.c.size).where(
+    conversation_blob.c.scope == bindparam("in_scope"), conversation_blob.c.digest == bindparam("of")
+)
+_chunk: Final = select(conversation_blob_chunk.c.data).where(
+    conversation_blob_chunk.c.scope == bindparam("in_scope"),
+    conversation_blob_chunk.c.digest == bindparam("of"),
+    conversation_blob_chunk.c.number == bindparam("wanted"),
+)
+_uses: Final = (
+    select(
+        conversation_blob_use.c.position,
+        conversation_blob_use.c.scope,
+        conversation_blob_use.c.digest,
+        conversation_blob.c.size,
+        conversation_blob.c.media_type,
+        conversation_blob_use.c.salt,
+    )
+    .join(
+        conversation_blob,
+        (conversation_blob.c.scope == conversation_blob_use.c.scope)
+        & (conversation_blob.c.digest == conversation_blob_use.c.digest),
+    )
+    .where(
+        conversation_blob_use.c.conversation == bindparam("of"),
+        conversation_blob_use.c.position >= bindparam("first"),
+        conversation_blob_use.c.position <= bindparam("last"),
+    )
+    .order_by(conversation_blob_use.c.position, conversation_blob_use.c.number)
+)
+
+
+def media_type(data: bytes) -> str:
+    """Say what bytes are, from the bytes alone, so that one blob has one type wherever it is used."""
+    return media.sniff(data) or UNNAMED
+
+
+def put(database: Database, scope: str, data: bytes, at: int) -> Blob:
+    """
+    Keep bytes, once; what is there already is not written again.
+
+    Raises:
+        DatabaseError: The database refused.
+    """
+    blob = Blob(scope.encode(), sha256(data).digest(), len(data), media_type(data))
+
+    def write(connection: Connection) -> bool:
+        if connection.execute(_known, {"in_scope": blob.scope, "of": blob.digest}).first() is not None:
+            return False
+        width = height = pages = None
+        if blob.media_type != UNNAMED:
+            try:
+                measured = media.measure(data)
+                width, height, pages = measured.width, measured.height, measured.pages
+            except AttachmentError:
+                pass  # kept as it came; only what a caller attaches is refused, and that was done before
+        try:
+            connection.execute(
+                insert(conversation_blob),
+                {
+                    "scope": blob.scope,
+                    "digest": blob.digest,
+                    "media_type": blob.media_type,
+                    "size": blob.size,
+                    "width": width,
+                    "height": height,
+                    "pages": pages,
+                    "created": at,
+                },
+            )
+            for number, start in enumerate(range(0, len(data), CHUNK)):
+                connection.execute(
+                    insert(conversation_blob_chunk),
+                    {
+                        "scope": blob.scope,
+                        "digest": blob.digest,
+                        "number": number,
+                        "data": data[start : start + CHUNK],
+                    },
+                )
+        except IntegrityError:
+            raise RolledBack(False) from None  # another writer kept the same bytes a moment ago
+        return True
+
+    with database.read() as connection:
+        known = connection.execute(_known, {"in_scope": blob.scope, "of": blob.digest}).first() is not None
+    if not known:
+        database.write(write)
+    return blob
+
+
+def used(connection: Connection, of: UUID, first: int, last: int) -> dict[int, list[Blob]]:
+    """Read the blobs that the entries of a span use: position to blobs, in the order of the entry's splices."""
+    found: dict[int, list[Blob]] = {}
+    for position, scope, digest, size, kind, salt in connection.execute(
+        _uses, {"of": of.bytes, "first": first, "last": last}
+    ):
+        found.setdefault(position, []).append(Blob(bytes(scope), bytes(digest), size, kind, bytes(salt)))
+    return found
+
+
+def chunks(database: Database, blob: Blob) -> Iterator[bytes]:
+    """Read a blob, 1 MiB at a time; each chunk on a connection of its own, so none is held while it is sent."""
+    for number in range((blob.size + CHUNK - 1) // CHUNK):
+        with database.read() as connection:
+            data = connection.execute(
+                _chunk, {"in_scope": blob.scope, "of": blob.digest, "wanted": number}
+            ).scalar_one()
+        yield data

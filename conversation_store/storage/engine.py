@@ -1,0 +1,410 @@
+"""
+Databases opened the way the log needs them, and the one loop that runs a transaction.
+
+``Database.write`` is where retries, commits of unknown outcome and the writers' lock live; nothing else in the
+package commits. SQLite connections of our own are set up here and nowhere else; a host's engine is only looked
+at. Sources: SQLite documentation (WAL, PRAGMA, BEGIN IMMEDIATE), PostgreSQL error codes.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, SQLAlchemyError
+
+from conversation_store.errors import ConfigurationError, ConversationStoreError, DatabaseError
+
+try:
+    import fcntl
+except ImportError:  # Windows: writers are kept apart by SQLite's own lock alone
+    fcntl = None  # type: ignore[assignment]
+
+T = TypeVar("T")
+
+PATIENCE: Final = 15.0
+"""Seconds for which a transaction is tried again before its fault is raised."""
+
+CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
+"""Size of a write-ahead log from which the writer copies it into the database, under the writers' lock."""
+
+_SQLITE_SETUP: Final = (
+    "PRAGMA busy_timeout=15000",
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA secure_delete=ON",
+    "PRAGMA trusted_schema=OFF",
+    "PRAGMA wal_autocheckpoint=0",
+    "PRAGMA journal_size_limit=0",
+)
+_SYNCHRONOUS: Final = {"full": 2, "normal": 1}
+
+_AGAIN: Final = frozenset({"locked", "unreachable", "lost a race"})
+
+
+class RolledBack(Exception):  # noqa: N818 - a way out, not an error
+    """Raised by a transaction's work to undo it and to give a result all the same."""
+
+    def __init__(self, result: object) -> None:
+        super().__init__()
+        self.result = result
+
+
+class _WriterLock:
+    """
+    A lock file beside a SQLite file, held around every write and checkpoint.
+
+    It makes writers wait in turn, and keeps a checkpoint and a write of two processes apart, which the
+    WAL-reset bug of SQLite 3.7.0 to 3.51.2 needs to happen at once (SQLite documentation, WAL).
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._threads = threading.Lock()
+        self._file: int | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        with self._threads:
+            if fcntl is None:
+                yield
+                return
+            if self._file is None:
+                try:
+                    self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                except OSError as error:
+                    raise DatabaseError("read-only", f"cannot make {self._path}: {error.strerror}") from None
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def forget(self) -> None:
+        """Let go of a file inherited by a fork: closing the copy leaves the parent's lock alone."""
+        self._threads = threading.Lock()
+        self.close()
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class Database:
+    """
+    A database and how to read and write it.
+
+    Attributes:
+        engine: SQLAlchemy's engine, ours or the host's.
+        owned: Whether the engine is ours; only then is anything configured, and it is disposed of on close.
+        path: The file of a SQLite database of our own; None otherwise.
+    """
+
+    def __init__(self, engine: Engine, *, owned: bool, path: str | None = None) -> None:
+        self.engine = engine
+        self.owned = owned
+        self.path = path
+        self.dialect = engine.dialect.name
+        self._lock = None if path is None else _WriterLock(f"{path}.lock")
+        self._one_connection = isinstance(engine.pool, StaticPool)
+        self._threads = threading.RLock()
+        self._process = os.getpid()
+        self._checkpointed = 0
+        self._writing = engine.execution_options(conversation_store_writes=True)
+
+    @classmethod
+    def open(cls, database: str | URL | Engine, *, durability: str = "full") -> Database:
+        """
+        Open a database by URL, or take a host's engine as it is.
+
+        Args:
+            database: An SQLAlchemy URL (``sqlite:///bot.db``, ``postgresql+psycopg://…``) or an ``Engine``.
+            durability: SQLite only: ``full`` (a committed turn survives a power cut), or ``normal``.
+
+        Raises:
+            ConfigurationError: No such kind of database, or its driver is not installed.
+        """
+        if isinstance(database, Engine):
+            opened = cls(database, owned=False)
+            opened._look_at_host()
+            return opened
+        if durability not in _SYNCHRONOUS:
+            raise ConfigurationError(f"durability is 'full' or 'normal', not {durability!r}")
+        try:
+            url = make_url(database)
+            if url.get_backend_name() == "sqlite":
+                return cls._open_sqlite(url, durability)
+            return cls(create_engine(url, hide_parameters=True, pool_pre_ping=True), owned=True)
+        except ArgumentError:
+            raise ConfigurationError("no database URL: give one like sqlite:///bot.db, or an Engine") from None
+        except NoSuchModuleError as error:
+            raise ConfigurationError(f"no such kind of database: {error}") from None
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(
+                f"the driver {error.name} is not installed: pip install 'conversation_store[postgresql]' "
+                "or 'conversation_store[mariadb]'"
+            ) from None
+
+    @classmethod
+    def _open_sqlite(cls, url: URL, durability: str) -> Database:
+        name = url.database
+        in_memory = name in (None, "", ":memory:") or "mode=memory" in str(url.query)
+        plain = not in_memory and not str(name).startswith("file:")
+        if plain and not Path(str(name)).exists():
+            try:
+                # Made here, so that nobody else may read it; the files beside it take its mode.
+                os.close(os.open(str(name), os.O_RDWR | os.O_CREAT, 0o600))
+            except OSError as error:
+                raise DatabaseError("unreachable", f"cannot make {name}: {error.strerror}") from None
+        if in_memory:
+            options = {"connect_args": {"check_same_thread": False}}
+            engine = create_engine(url, hide_parameters=True, poolclass=StaticPool, **options)
+        else:
+            engine = create_engine(url, hide_parameters=True, pool_size=8, max_overflow=-1)
+        level = _SYNCHRONOUS[durability]
+
+        @event.listens_for(engine, "connect")
+        def set_up(connection: Any, _record: object) -> None:
+            connection.isolation_level = None  # BEGIN is ours, see below
+            cursor = connection.cursor()
+            try:
+                for statement in (*_SQLITE_SETUP, f"PRAGMA synchronous={level}"):
+                    cursor.execute(statement)
+            finally:
+                cursor.close()
+
+        @event.listens_for(engine, "begin")
+        def begin(connection: Connection) -> None:
+            writes = connection.get_execution_options().get("conversation_store_writes", False)
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+        return cls(engine, owned=True, path=str(Path(str(name)).resolve()) if plain else None)
+
+    def _look_at_host(self) -> None:
+        if self.dialect != "sqlite":
+            return
+        with self.read() as connection:
+            found = {
+                name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+                for name in ("synchronous", "foreign_keys", "secure_delete")
+            }
+        missing = []
+        if int(found["synchronous"] or 0) < _SYNCHRONOUS["full"]:
+            missing.append("synchronous is not FULL: a committed turn may be lost in a power cut")
+        if not found["foreign_keys"]:
+            missing.append("foreign_keys is off: an attachment in use could be swept")
+        if found["secure_delete"] != 1:
+            missing.append("secure_delete is off: erased words stay in the file")
+        for promise in missing:
+            warnings.warn(f"the SQLite engine given: {promise}", RuntimeWarning, stacklevel=4)
+
+    def _after_fork(self) -> None:
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._threads = threading.RLock()
+            self.engine.dispose(close=False)
+            if self._lock is not None:
+                self._lock.forget()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """
+        Give a connection to read with; what it reads is one state of the database.
+
+        Raises:
+            DatabaseError: The database refused or cannot be reached.
+        """
+        self._after_fork()
+        try:
+            with self._alone(), self.engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise translated(error) from None
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        # One shared connection (an in-memory database) serves one thread at a time.
+        if self._one_connection:
+            with self._threads:
+                yield
+        else:
+            yield
+
+    def write(self, work: Callable[[Connection], T], applied: Callable[[Connection], T | None] | None = None) -> T:
+        """
+        Run *work* in one transaction and commit it.
+
+        A fault that may pass (a lock, a lost race, a lost connection) runs it again on a fresh connection,
+        for ``PATIENCE`` seconds. **A commit that raised may have been applied**: then *work* runs again too,
+        so it must recognise its own rows; where it cannot run any more, *applied* is asked.
+
+        Args:
+            work: Does the transaction's statements, and neither commits nor rolls back.
+            applied: Reads whether an earlier try of *work* is in the database: its result, or None.
+
+        Raises:
+            DatabaseError: The database refused; nothing of *work* is in it.
+        """
+        self._after_fork()
+        until = time.monotonic() + PATIENCE
+        pause = 0.002
+        doubtful = False
+        while True:
+            committing = False
+            try:
+                with (
+                    self._alone(),
+                    self._lock.held() if self._lock else _nothing(),
+                    self._writing.connect() as connection,
+                ):
+                    transaction = connection.begin()
+                    try:
+                        result = work(connection)
+                        committing = True
+                        transaction.commit()
+                    except BaseException as error:
+                        _roll_back(connection, drop=committing and isinstance(error, SQLAlchemyError))
+                        raise
+                    self._checkpoint(connection)
+                    return result
+            except RolledBack as undone:
+                return undone.result  # type: ignore[return-value]
+            except (SQLAlchemyError, DatabaseError) as error:
+                fault = error if isinstance(error, DatabaseError) else translated(error)
+                doubtful = doubtful or committing
+                if fault.reason in _AGAIN and time.monotonic() < until:
+                    time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+                    pause = min(pause * 2, 0.5)
+                    continue
+                done = self._was_applied(applied) if doubtful and applied is not None else None
+                if done is not None:
+                    return done
+                raise fault from None
+
+    def _was_applied(self, applied: Callable[[Connection], T | None]) -> T | None:
+        try:
+            with self.read() as connection:
+                return applied(connection)
+        except DatabaseError:
+            return None
+
+    def _checkpoint(self, connection: Connection) -> None:
+        if self.path is None:
+            return
+        try:
+            size = os.stat(f"{self.path}-wal").st_size  # noqa: PTH116 - a hot path
+            if size < self._checkpointed:
+                self._checkpointed = 0
+            if size - self._checkpointed >= CHECKPOINT_BYTES:
+                # PASSIVE never waits for a reader; the next writer begins the log anew if nobody was in the way.
+                driver: Any = connection.connection.driver_connection
+                driver.execute("PRAGMA wal_checkpoint(PASSIVE)").close()
+                self._checkpointed = size
+        except (OSError, sqlite3.Error):
+            return  # what is committed is safe in the write-ahead log; the next writer tries again
+
+    def close(self) -> None:
+        """Dispose of our own engine; a host's engine is left alone."""
+        if not self.owned:
+            return
+        # The last connection to go copies the write-ahead log, so that too is done under the lock.
+        try:
+            with self._lock.held() if self._lock else _nothing():
+                self.engine.dispose()
+        except ConversationStoreError:
+            self.engine.dispose()
+        if self._lock is not None:
+            self._lock.close()
+
+    @property
+    def url(self) -> str:
+        """The database's URL without its password."""
+        return self.engine.url.render_as_string(hide_password=True)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _roll_back(connection: Connection, *, drop: bool) -> None:
+    # ROLLBACK can raise too (the connection is gone, the transaction is gone already): then the connection goes.
+    try:
+        if drop:
+            connection.invalidate()
+        connection.rollback()
+    except SQLAlchemyError:
+        connection.invalidate()
+
+
+_SQLITE_REASONS: Final = (
+    ("SQLITE_READONLY", "read-only"),
+    ("SQLITE_FULL", "full"),
+    ("SQLITE_BUSY", "locked"),
+    ("SQLITE_LOCKED", "locked"),
+    ("SQLITE_NOTADB", "not a store"),
+    ("SQLITE_CANTOPEN", "cannot open"),
+)
+_POSTGRESQL_REASONS: Final = (
+    ("53100", "full"),
+    ("25006", "read-only"),
+    ("40001", "lost a race"),
+    ("40P01", "lost a race"),
+    ("55P03", "locked"),
+    ("57P0", "unreachable"),
+    ("08", "unreachable"),
+)
+_MARIADB_REASONS: Final = {
+    1020: "lost a race",
+    1021: "full",
+    1047: "unreachable",
+    1114: "full",
+    1205: "locked",
+    1213: "lost a race",
+    1290: "read-only",
+    2006: "unreachable",
+    2013: "unreachable",
+}
+_NEXT_STEP: Final = {
+    "read-only": "the database cannot be written; look at its file's and folder's permissions",
+    "full": "there is no space left; nothing was written; make room and try again",
+    "locked": "another writer held the database for too long; try again",
+    "lost a race": "other writers were faster for too long; try again",
+    "unreachable": "the database cannot be reached; try again once it can",
+    "cannot open": "there is no such folder, or it may not be read",
+    "not a store": "this file is no database; give the path of another file",
+    "refused": "the database refused a statement",
+}
+
+
+def _reason(error: DBAPIError) -> str:
+    cause: Any = error.orig
+    name = getattr(cause, "sqlite_errorname", None)
+    state = getattr(cause, "sqlstate", None)
+    if name is not None:
+        return next((reason for prefix, reason in _SQLITE_REASONS if name.startswith(prefix)), "refused")
+    if state is not None:
+        return next((reason for prefix, reason in _POSTGRESQL_REASONS if state.startswith(prefix)), "refused")
+    number = cause.args[0] if getattr(cause, "args", None) else None
+    if number in _MARIADB_REASONS:
+        return _MARIADB_REASONS[number]
+    return "unreachable" if error.connection_invalidated or isinstance(error, InterfaceError) else "refused"
+
+
+def translated(error: SQLAlchemyError) -> DatabaseError:
+    """Say a database's fault in the library's terms; values of rows are in neither."""
+    if not isinstance(error, DBAPIError):
+        return DatabaseError("refused", str(error))
+    reason = _reason(error)
+    said = str(error.orig).strip().splitlines()
+    return DatabaseError(reason, f"{_NEXT_STEP[reason]} ({said[0] if said else type(error.orig).__name__})")

@@ -1,0 +1,499 @@
+"""
+The log: append at a version, read spans. No statement here reads a number of rows that grows with a history
+it was not asked for.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from attrs import frozen
+from sqlalchemy import BigInteger, Connection, Executable, Row, bindparam, case, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from conversation_store.errors import BusyError, ConflictError, LeaseLostError, NotFoundError
+from conversation_store.record.chain import Entry
+from conversation_store.storage.engine import RolledBack
+from conversation_store.storage.tables import (
+    NO_TOKEN,
+    conversation,
+    conversation_blob,
+    conversation_blob_chunk,
+    conversation_blob_use,
+    conversation_entry,
+    conversation_key,
+    now,
+)
+
+
+@frozen(kw_only=True)
+class Head:
+    """
+    Where a log stands: what the next append must find, and what it leaves.
+
+    Attributes:
+        length: Entries; the next position.
+        digest: The last entry's digest.
+        view_position: The entry that tells the current view; 0 is the ``opened`` entry.
+        settings_position: The current ``settings`` entry.
+        token: Whose the pending exchange is; zeros for none.
+        pending_position: Its request entry; -1 for none.
+    """
+
+    length: int
+    digest: bytes
+    view_position: int = 0
+    settings_position: int = 0
+    token: bytes = NO_TOKEN
+    pending_position: int = -1
+
+
+@frozen(kw_only=True)
+class Kept:
+    """
+    A conversation's row.
+
+    Attributes:
+        id: The conversation.
+        scope: The tenant it belongs to.
+        key: The host's name for it, None for none.
+        title: What people call it, None for none.
+        metadata: JSON bytes, None for none.
+        head: Where its log stands.
+        lease_until: End of the pending exchange's lease, by the database's clock; 0 for none.
+        lease_owner: The process that holds it.
+        lease_over: Whether the database's clock has passed it.
+        created: Microseconds since the epoch; ``updated`` likewise.
+    """
+
+    id: UUID
+    scope: str
+    key: str | None
+    title: str | None
+    metadata: bytes | None
+    head: Head
+    lease_until: int
+    lease_owner: str
+    lease_over: bool
+    forked_from: UUID | None
+    created: int
+    updated: int
+
+
+@frozen(kw_only=True)
+class Use:
+    """A blob used by an entry: the entry's place in its append, and the blob."""
+
+    entry: int
+    number: int
+    digest: bytes
+    salt: bytes
+
+
+@frozen(kw_only=True)
+class Commit:
+    """
+    An append, prepared: everything in it is decided, so that writing it twice is writing it once.
+
+    Attributes:
+        conversation: Whose log.
+        before: What must be there.
+        after: What will be there.
+        entries: The new entries, chained.
+        uses: The blobs they use.
+        scope: The tenant whose blobs those are.
+        lease: Microseconds for which the pending exchange is leased from now on; None leaves lease and
+            owner as they are, 0 ends them.
+        owner: Who holds the lease.
+    """
+
+    conversation: UUID
+    before: Head
+    after: Head
+    entries: Sequence[Entry]
+    uses: Sequence[Use] = ()
+    scope: str = ""
+    lease: int | None = None
+    owner: str = ""
+
+
+_KEEP: Final = -1
+
+_compare_and_set: Final = (
+    update(conversation)
+    .where(
+        conversation.c.id == bindparam("of"),
+        conversation.c.length == bindparam("expected"),
+        conversation.c.pending_token == bindparam("held"),
+    )
+    .values(
+        length=bindparam("new_length"),
+        head=bindparam("new_head"),
+        view_position=bindparam("new_view"),
+        settings_position=bindparam("new_settings"),
+        pending_token=bindparam("new_token"),
+        pending_position=bindparam("new_pending"),
+        lease_until=case(
+            (bindparam("lease", type_=conversation.c.length.type) > 0, now() + bindparam("lease")),
+            (bindparam("lease") == 0, 0),
+            else_=conversation.c.lease_until,
+        ),
+        lease_owner=case((bindparam("lease") == _KEEP, conversation.c.lease_owner), else_=bindparam("new_owner")),
+        updated=bindparam("at"),
+    )
+)
+_insert_entries: Final = insert(conversation_entry)
+_insert_uses: Final = insert(conversation_blob_use)
+_last_digest: Final = select(conversation_entry.c.digest).where(
+    conversation_entry.c.conversation == bindparam("of"),
+    conversation_entry.c.position == bindparam("position"),
+)
+_standing: Final = select(conversation.c.length, conversation.c.pending_token, conversation.c.lease_until).where(
+    conversation.c.id == bindparam("of")
+)
+_row: Final = select(
+    conversation,
+    conversation_key.c.key,
+    (conversation.c.lease_until <= now()).label("lease_over"),
+).select_from(conversation.outerjoin(conversation_key, conversation_key.c.conversation == conversation.c.id))
+_row_by_id: Final = _row.where(conversation.c.id == bindparam("of"), conversation.c.scope == bindparam("in_scope"))
+_row_by_key: Final = _row.where(
+    conversation_key.c.scope == bindparam("in_scope"), conversation_key.c.key == bindparam("named")
+)
+_newest: Final = _row.where(conversation.c.scope == bindparam("in_scope")).order_by(
+    conversation.c.updated.desc(), conversation.c.id.desc()
+)
+_entry_columns: Final = (
+    conversation_entry.c.position,
+    conversation_entry.c.kind,
+    conversation_entry.c.at,
+    conversation_entry.c.header,
+    conversation_entry.c.body,
+    conversation_entry.c.about,
+    conversation_entry.c.salt,
+    conversation_entry.c.request_salt,
+    conversation_entry.c.digest,
+)
+_span: Final = (
+    select(*_entry_columns)
+    .where(
+        conversation_entry.c.conversation == bindparam("of"),
+        conversation_entry.c.position >= bindparam("first"),
+        conversation_entry.c.position <= bindparam("last"),
+    )
+    .order_by(conversation_entry.c.position)
+)
+_turns: Final = (
+    select(conversation_entry.c.position, conversation_entry.c.header, conversation_entry.c.body)
+    .where(
+        conversation_entry.c.conversation == bindparam("of"),
+        conversation_entry.c.position >= bindparam("first"),
+        conversation_entry.c.position <= bindparam("last"),
+        conversation_entry.c.kind == "turn",
+        conversation_entry.c.body.is_not(None),
+    )
+    .order_by(conversation_entry.c.position)
+)
+_turn_entries: Final = _span.where(conversation_entry.c.kind == "turn", conversation_entry.c.body.is_not(None))
+
+
+def append(connection: Connection, commit: Commit) -> bool:
+    """
+    Write a prepared append: the compare-and-set first, then its rows.
+
+    Returns:
+        False where these very rows were in the log already (an earlier try whose commit was in doubt).
+
+    Raises:
+        ConflictError: The log has another length; somebody else appended.
+        BusyError: An exchange is pending that is not this append's.
+        LeaseLostError: The append's exchange was taken over.
+        NotFoundError: The conversation is gone.
+    """
+    after = commit.after
+    changed = connection.execute(
+        _compare_and_set,
+        {
+            "of": commit.conversation.bytes,
+            "expected": commit.before.length,
+            "held": commit.before.token,
+            "new_length": after.length,
+            "new_head": after.digest,
+            "new_view": after.view_position,
+            "new_settings": after.settings_position,
+            "new_token": after.token,
+            "new_pending": after.pending_position,
+            "lease": _KEEP if commit.lease is None else commit.lease,
+            "new_owner": commit.owner,
+            "at": commit.entries[-1].at,
+        },
+    )
+    if changed.rowcount != 1:
+        if is_there(connection, commit):
+            return False
+        raise _what_is_in_the_way(connection, commit)
+    connection.execute(_insert_entries, [row_of(commit.conversation, entry) for entry in commit.entries])
+    if commit.uses:
+        connection.execute(_insert_uses, [_use_row(commit, use) for use in commit.uses])
+    return True
+
+
+def is_there(connection: Connection, commit: Commit) -> bool:
+    """Say whether an append is in the log: our own digest at its last position, salts included, means ours."""
+    found = connection.execute(
+        _last_digest, {"of": commit.conversation.bytes, "position": commit.entries[-1].position}
+    ).scalar()
+    return found == commit.entries[-1].digest
+
+
+def is_there_or_none(connection: Connection, commit: Commit) -> Literal[True] | None:
+    """Say the same as ``Database.write`` asks it."""
+    return True if is_there(connection, commit) else None
+
+
+def _what_is_in_the_way(connection: Connection, commit: Commit) -> Exception:
+    found = connection.execute(_standing, {"of": commit.conversation.bytes}).first()
+    if found is None:
+        return NotFoundError(str(commit.conversation))
+    length, token, lease_until = found
+    if token != commit.before.token:
+        if commit.before.token != NO_TOKEN:
+            return LeaseLostError(commit.conversation, commit.before.pending_position)
+        return BusyError(commit.conversation, lease_until)
+    return ConflictError(commit.conversation, commit.before.length, length)
+
+
+def row_of(of: UUID, entry: Entry) -> dict[str, Any]:
+    """Write an entry as a row."""
+    return {
+        "conversation": of.bytes,
+        "position": entry.position,
+        "kind": entry.kind,
+        "at": entry.at,
+        "salt": entry.salt,
+        "request_salt": entry.request_salt,
+        "digest": entry.digest,
+        "header": entry.header,
+        "about": entry.about,
+        "body": entry.body,
+    }
+
+
+def _use_row(commit: Commit, use: Use) -> dict[str, Any]:
+    return {
+        "conversation": commit.conversation.bytes,
+        "position": commit.entries[use.entry].position,
+        "number": use.number,
+        "scope": commit.scope.encode(),
+        "digest": use.digest,
+        "salt": use.salt,
+    }
+
+
+def create(connection: Connection, commit: Commit, *, key: str | None, forked_from: UUID | None = None) -> bool:
+    """
+    Write a new conversation: its row, its first entries, its key.
+
+    Returns:
+        False where the key is taken (or these very rows are there already): read the conversation by key.
+    """
+    head = commit.after
+    at = commit.entries[-1].at
+    try:
+        connection.execute(
+            insert(conversation),
+            {
+                "id": commit.conversation.bytes,
+                "scope": commit.scope.encode(),
+                "length": head.length,
+                "head": head.digest,
+                "view_position": head.view_position,
+                "settings_position": head.settings_position,
+                "pending_token": head.token,
+                "pending_position": head.pending_position,
+                "lease_until": 0,
+                "lease_owner": "",
+                "forked_from": None if forked_from is None else forked_from.bytes,
+                "indexed_length": 0,
+                "sealed_length": 0,
+                "created": at,
+                "updated": at,
+            },
+        )
+        if key is not None:
+            connection.execute(
+                insert(conversation_key),
+                {
+                    "scope": commit.scope.encode(),
+                    "key": key.encode(),
+                    "conversation": commit.conversation.bytes,
+                },
+            )
+        connection.execute(_insert_entries, [row_of(commit.conversation, entry) for entry in commit.entries])
+    except IntegrityError:
+        raise RolledBack(False) from None
+    return True
+
+
+def find(connection: Connection, scope: str, which: str | UUID) -> Kept | None:
+    """Read a conversation's row by key or by id, within a scope."""
+    if isinstance(which, UUID):
+        found = connection.execute(_row_by_id, {"of": which.bytes, "in_scope": scope.encode()}).first()
+    else:
+        found = connection.execute(_row_by_key, {"named": which.encode(), "in_scope": scope.encode()}).first()
+    return None if found is None else _kept(found)
+
+
+def newest(connection: Connection, scope: str, limit: int, after: tuple[int, UUID] | None) -> list[Kept]:
+    """Read the rows of a scope, the last changed first; *after* is (updated, id) of the last row seen."""
+    statement = _newest.limit(limit)
+    if after is not None:
+        updated, last = after
+        statement = statement.where(
+            (conversation.c.updated < updated)
+            | ((conversation.c.updated == updated) & (conversation.c.id < last.bytes))
+        )
+    return [_kept(row) for row in connection.execute(statement, {"in_scope": scope.encode()})]
+
+
+def _kept(row: Row[Any]) -> Kept:
+    return Kept(
+        id=UUID(bytes=bytes(row.id)),
+        scope=bytes(row.scope).decode(),
+        key=None if row.key is None else bytes(row.key).decode(),
+        title=None if row.title is None else bytes(row.title).decode(),
+        metadata=row.metadata,
+        head=Head(
+            length=row.length,
+            digest=bytes(row.head),
+            view_position=row.view_position,
+            settings_position=row.settings_position,
+            token=bytes(row.pending_token),
+            pending_position=row.pending_position,
+        ),
+        lease_until=row.lease_until,
+        lease_owner=row.lease_owner,
+        lease_over=bool(row.lease_over),
+        forked_from=None if row.forked_from is None else UUID(bytes=bytes(row.forked_from)),
+        created=row.created,
+        updated=row.updated,
+    )
+
+
+def label(connection: Connection, of: UUID, title: str | None, metadata: bytes | None) -> None:
+    """Bring the row's title and metadata up to what its newest ``labelled`` entry says."""
+    connection.execute(
+        update(conversation).where(conversation.c.id == of.bytes),
+        {"title": None if title is None else title.encode(), "metadata": metadata},
+    )
+
+
+def read(connection: Connection, of: UUID, first: int, last: int) -> list[Entry]:
+    """Read the entries of a span, both ends included, in order."""
+    return [_entry(row) for row in connection.execute(_span, {"of": of.bytes, "first": first, "last": last})]
+
+
+def read_turns(connection: Connection, of: UUID, first: int, last: int) -> list[Entry]:
+    """Read the turns of a span that were not erased; prefills are among them."""
+    return [_entry(row) for row in connection.execute(_turn_entries, {"of": of.bytes, "first": first, "last": last})]
+
+
+def read_wires(connection: Connection, of: UUID, first: int, last: int) -> Iterable[tuple[int, bytes, bytes]]:
+    """Read (position, header, body) of a span's turns: the path of every request, so plain tuples."""
+    result = connection.execute(_turns, {"of": of.bytes, "first": first, "last": last})
+    return result.cursor.fetchall() if result.cursor is not None else ()
+
+
+def _entry(row: Any) -> Entry:
+    return Entry(
+        position=row.position,
+        kind=row.kind,
+        at=row.at,
+        header=row.header,
+        body=row.body,
+        about=row.about,
+        salt=row.salt,
+        request_salt=row.request_salt,
+        digest=row.digest,
+    )
+
+
+# --- as the rows lie, for verifying ------------------------------------------------------------------------------
+
+RawEntry = namedtuple(  # noqa: PYI024 - its fields are of any type on purpose
+    "RawEntry", ("position", "kind", "at", "header", "body", "about", "salt", "request_salt", "digest")
+)
+RawRow = namedtuple("RawRow", ("length", "head"))  # noqa: PYI024 - likewise
+
+
+def _as_it_lies(connection: Connection, statement: Executable, parameters: Mapping[str, object]) -> list[Any]:
+    """Fetch rows past every type conversion: a hostile row must be looked at, not raise."""
+    cursor = connection.execute(statement, parameters).cursor
+    return [] if cursor is None else [tuple(map(_plain, row)) for row in cursor.fetchall()]
+
+
+def _plain(value: object) -> object:
+    return bytes(value) if isinstance(value, memoryview) else value
+
+
+def raw_row(connection: Connection, of: UUID) -> Any:
+    """Read length and head of a conversation as they lie; None where there is no row."""
+    rows = _as_it_lies(
+        connection,
+        select(conversation.c.length, conversation.c.head).where(conversation.c.id == bindparam("of")),
+        {"of": of.bytes},
+    )
+    return RawRow(*rows[0]) if rows else None
+
+
+def raw_entries(connection: Connection, of: UUID, page: int) -> Iterator[Any]:
+    """Read every entry of a log as it lies, in the order of the database, *page* rows at a time."""
+    statement = (
+        select(*_entry_columns)
+        .where(conversation_entry.c.conversation == bindparam("of"))
+        .order_by(conversation_entry.c.position)
+        .limit(bindparam("page", type_=BigInteger))
+        .offset(bindparam("seen", type_=BigInteger))
+    )
+    keyset = statement.where(conversation_entry.c.position > bindparam("after")).offset(None)
+    rows = _as_it_lies(connection, statement, {"of": of.bytes, "page": page, "seen": 0})
+    seen = 0
+    while rows:
+        yield from (RawEntry(*row) for row in rows)
+        seen += len(rows)
+        last = rows[-1][0]
+        if len(rows) < page:
+            return
+        if type(last) is int:
+            rows = _as_it_lies(connection, keyset, {"of": of.bytes, "page": page, "after": last})
+        else:
+            rows = _as_it_lies(connection, statement, {"of": of.bytes, "page": page, "seen": seen})
+
+
+def raw_uses(connection: Connection, of: UUID, position: int) -> list[Any]:
+    """Read the blobs an entry uses, as they lie: scope, digest, salt, media type."""
+    use, blob = conversation_blob_use.c, conversation_blob.c
+    statement = (
+        select(use.scope, use.digest, use.salt, blob.media_type)
+        .select_from(
+            conversation_blob_use.outerjoin(conversation_blob, (blob.scope == use.scope) & (blob.digest == use.digest))
+        )
+        .where(use.conversation == bindparam("of"), use.position == bindparam("position"))
+        .order_by(use.number)
+    )
+    return _as_it_lies(connection, statement, {"of": of.bytes, "position": position})
+
+
+def raw_chunks(connection: Connection, scope: bytes, digest: bytes) -> Iterator[object]:
+    """Read a blob's chunks as they lie, one at a time."""
+    chunk = conversation_blob_chunk.c
+    statement = select(chunk.data).where(
+        chunk.scope == bindparam("in_scope"), chunk.digest == bindparam("of"), chunk.number == bindparam("number")
+    )
+    number = 0
+    while rows := _as_it_lies(connection, statement, {"in_scope": scope, "of": digest, "number": number}):
+        yield rows[0][0]
+        number += 1

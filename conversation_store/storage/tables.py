@@ -1,0 +1,249 @@
+"""
+The schema, column by column. Changing it needs a migration; a test holds the two together.
+
+Every primary key begins with the conversation (blobs and keys: with the scope), every id is made by the
+client, every time is integer microseconds since the epoch, UTC. Bodies are bytes and never JSON or text
+columns, because engines reorder, normalise or refuse what is inside those.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    String,
+    Table,
+)
+from sqlalchemy.dialects import mysql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeEngine
+
+REVISION: Final = "0001"
+"""The schema revision this release reads and writes."""
+
+VERSION_TABLE: Final = "conversation_store_version"
+"""Where the revision is kept; a host's own ``alembic_version`` is never touched."""
+
+SCOPE_BYTES: Final = 255
+KEY_BYTES: Final = 512
+IDEMPOTENCY_KEY_BYTES: Final = 255
+NO_TOKEN: Final = bytes(16)
+"""The pending token of a conversation without a pending exchange."""
+
+
+def _fixed(length: int) -> TypeEngine[bytes]:
+    return LargeBinary(length).with_variant(mysql.BINARY(length), "mysql", "mariadb")
+
+
+def _varying(length: int) -> TypeEngine[bytes]:
+    return LargeBinary(length).with_variant(mysql.VARBINARY(length), "mysql", "mariadb")
+
+
+def _bytes() -> TypeEngine[bytes]:
+    return LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+
+
+metadata: Final = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+conversation: Final = Table(
+    "conversation",
+    metadata,
+    Column("id", _fixed(16), nullable=False),
+    Column("scope", _varying(SCOPE_BYTES), nullable=False),
+    Column("title", _bytes(), comment="UTF-8; derived from the newest labelled entry"),
+    Column("metadata", _bytes(), comment="JSON; derived from the newest labelled entry"),
+    Column("length", BigInteger, nullable=False, comment="entries in the log; the next position"),
+    Column("head", _fixed(32), nullable=False, comment="digest of the last entry"),
+    Column("view_position", BigInteger, nullable=False, comment="the entry that tells the current view"),
+    Column("settings_position", BigInteger, nullable=False, comment="the current settings entry"),
+    Column("pending_token", _fixed(16), nullable=False, comment="whose the pending exchange is; zeros: none"),
+    Column("pending_position", BigInteger, nullable=False, comment="its request entry; -1: none"),
+    Column("lease_until", BigInteger, nullable=False, comment="by the database's clock; 0: none"),
+    Column("lease_owner", String(200), nullable=False, comment="boot id, process and start time of the owner"),
+    Column("forked_from", _fixed(16)),
+    Column("indexed_length", BigInteger, nullable=False, comment="entries the search index knows"),
+    Column("sealed_length", BigInteger, nullable=False, comment="entries covered by a seal"),
+    Column("created", BigInteger, nullable=False),
+    Column("updated", BigInteger, nullable=False),
+    PrimaryKeyConstraint("id"),
+    Index(None, "scope", "updated", "id"),
+    Index(None, "forked_from"),
+)
+
+conversation_key: Final = Table(
+    "conversation_key",
+    metadata,
+    Column("scope", _varying(SCOPE_BYTES), nullable=False),
+    Column("key", _varying(KEY_BYTES), nullable=False, comment="UTF-8, never normalised"),
+    Column("conversation", _fixed(16), nullable=False),
+    PrimaryKeyConstraint("scope", "key"),
+    ForeignKeyConstraint(["conversation"], ["conversation.id"]),
+    Index(None, "conversation", unique=True),
+    sqlite_with_rowid=False,
+)
+
+conversation_entry: Final = Table(
+    "conversation_entry",
+    metadata,
+    Column("conversation", _fixed(16), nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("salt", _fixed(32)),
+    Column("request_salt", _fixed(32)),
+    Column("digest", _fixed(32), nullable=False),
+    Column("header", _bytes(), nullable=False),
+    Column("about", _bytes()),
+    Column("body", _bytes()),
+    PrimaryKeyConstraint("conversation", "position"),
+    ForeignKeyConstraint(["conversation"], ["conversation.id"]),
+    sqlite_with_rowid=False,
+)
+
+conversation_exchange: Final = Table(
+    "conversation_exchange",
+    metadata,
+    Column("conversation", _fixed(16), nullable=False),
+    Column("position", BigInteger, nullable=False, comment="of the request entry"),
+    Column("state", String(16), nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("served_by", String(200)),
+    Column("begun", BigInteger, nullable=False),
+    Column("ended", BigInteger),
+    Column("body_length", BigInteger, nullable=False),
+    Column("sent_by", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("maybe_billed", SmallInteger, nullable=False),
+    Column("idempotency_key", _varying(IDEMPOTENCY_KEY_BYTES), comment="NULL on retries"),
+    Column("retry_of", BigInteger, comment="position of the first exchange of its chain of retries"),
+    Column("outcome", BigInteger, comment="position of the outcome entry"),
+    Column("turn", BigInteger, comment="position of the model's turn"),
+    Column("message_id", String(200)),
+    Column("request_id", String(200)),
+    Column("stop_reason", String(64)),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cache_creation_input_tokens", BigInteger, nullable=False),
+    Column("cache_read_input_tokens", BigInteger, nullable=False),
+    Column("usage", _bytes(), comment="the usage object as received"),
+    PrimaryKeyConstraint("conversation", "position"),
+    ForeignKeyConstraint(["conversation"], ["conversation.id"]),
+    Index(None, "conversation", "idempotency_key", unique=True),
+    Index(None, "conversation", "retry_of"),
+    sqlite_with_rowid=False,
+)
+
+conversation_blob: Final = Table(
+    "conversation_blob",
+    metadata,
+    Column("scope", _varying(SCOPE_BYTES), nullable=False),
+    Column("digest", _fixed(32), nullable=False, comment="SHA-256 of the bytes"),
+    Column("media_type", String(100), nullable=False, comment="read from the bytes"),
+    Column("size", BigInteger, nullable=False),
+    Column("width", Integer, comment="pixels"),
+    Column("height", Integer, comment="pixels"),
+    Column("pages", Integer),
+    Column("created", BigInteger, nullable=False),
+    PrimaryKeyConstraint("scope", "digest"),
+)
+
+conversation_blob_chunk: Final = Table(
+    "conversation_blob_chunk",
+    metadata,
+    Column("scope", _varying(SCOPE_BYTES), nullable=False),
+    Column("digest", _fixed(32), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("data", _bytes(), nullable=False, comment="1 MiB, the last one less"),
+    PrimaryKeyConstraint("scope", "digest", "number"),
+    ForeignKeyConstraint(["scope", "digest"], ["conversation_blob.scope", "conversation_blob.digest"]),
+)
+
+conversation_blob_use: Final = Table(
+    "conversation_blob_use",
+    metadata,
+    Column("conversation", _fixed(16), nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("number", Integer, nullable=False, comment="which of the entry's splices, from 0"),
+    Column("scope", _varying(SCOPE_BYTES), nullable=False),
+    Column("digest", _fixed(32), nullable=False),
+    Column("salt", _fixed(32), nullable=False),
+    PrimaryKeyConstraint("conversation", "position", "number"),
+    ForeignKeyConstraint(
+        ["conversation", "position"], ["conversation_entry.conversation", "conversation_entry.position"]
+    ),
+    ForeignKeyConstraint(
+        ["scope", "digest"],
+        ["conversation_blob.scope", "conversation_blob.digest"],
+        ondelete="RESTRICT",
+    ),
+    Index(None, "scope", "digest"),
+)
+
+conversation_journal: Final = Table(
+    "conversation_journal",
+    metadata,
+    Column("conversation", _fixed(16), nullable=False),
+    Column("position", BigInteger, nullable=False, comment="of the request entry"),
+    Column("number", Integer, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("data", _bytes(), nullable=False, comment="bytes of a stream, as they arrived"),
+    PrimaryKeyConstraint("conversation", "position", "number"),
+    ForeignKeyConstraint(["conversation"], ["conversation.id"]),
+)
+
+version: Final = Table(
+    VERSION_TABLE,
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+)
+"""Alembic's own table, for reading; Alembic writes it."""
+
+OURS: Final = frozenset({*metadata.tables, VERSION_TABLE})
+
+
+def include_name(name: str | None, type_: str, parent_names: object) -> bool:  # noqa: ARG001
+    """
+    Keep a host's Alembic autogenerate from proposing to drop this library's tables.
+
+    Give it to ``context.configure(include_name=...)`` in the host's ``env.py``.
+    """
+    return type_ != "table" or name not in OURS
+
+
+class now(FunctionElement[int]):  # noqa: N801 - reads as the SQL function it stands for
+    """The database's clock in microseconds: leases are set and judged by it alone."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(now)
+def _now_sqlite(*_: object, **__: object) -> str:
+    return "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
+
+
+@compiles(now, "postgresql")
+def _now_postgresql(*_: object, **__: object) -> str:
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)"
+
+
+@compiles(now, "mysql", "mariadb")
+def _now_mariadb(*_: object, **__: object) -> str:
+    return "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)"
