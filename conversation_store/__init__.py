@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from conversation_store.api.request import Request
     from conversation_store.api.rules import Finding
     from conversation_store.audit.verify import Fault
-    from conversation_store.conversation import Conversation, Pending
+    from conversation_store.conversation import Conversation
     from conversation_store.errors import ConversationStoreError
+    from conversation_store.pending import Pending
     from conversation_store.record.blocks import (
         ABSENT,
         Block,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = [  # noqa: RUF022 - sorted as people read
+__all__ = [
     "ABSENT",
     "Attempt",
     "Block",
@@ -73,8 +74,9 @@ _HOMES: Final = {
     "api.request": ("Request",),
     "api.rules": ("Finding",),
     "audit.verify": ("Fault",),
-    "conversation": ("Conversation", "Pending"),
+    "conversation": ("Conversation",),
     "errors": ("ConversationStoreError",),
+    "pending": ("Pending",),
     "record.blocks": (
         "ABSENT",
         "Block",

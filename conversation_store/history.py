@@ -1,28 +1,45 @@
 """
-What a view holds, read from the logs: its spans, its turns, its messages, and a past request's body.
+What a conversation's log tells: its views, turns, settings and past requests; and one process's knowledge of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from hashlib import sha256
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
+from attrs import evolve, frozen
 from sqlalchemy import Connection
 
-from conversation_store import attachments
+from conversation_store import attachments, exchanges
 from conversation_store.api import request as requests
+from conversation_store.api.client import Client
+from conversation_store.api.models import Models
 from conversation_store.api.request import Insert, Messages, Request, Settings
-from conversation_store.errors import CodecError
-from conversation_store.record import canonical, chain, view
-from conversation_store.record.chain import Entry
+from conversation_store.attachments import Detached
+from conversation_store.errors import (
+    BusyError,
+    CodecError,
+    ConflictError,
+    LeaseLostError,
+    NotFoundError,
+    UnknownOutcomeError,
+)
+from conversation_store.record import canonical, chain, splices, view
+from conversation_store.record.chain import Entry, draft
+from conversation_store.record.exchange import Exchange, State
+from conversation_store.record.reply import Reply
 from conversation_store.record.turns import PREFILL_MARK, Turn, fields_of, splices_of, turn_of
 from conversation_store.record.view import View
-from conversation_store.storage import blobs, log
+from conversation_store.storage import blobs, identity, ledger, log
 from conversation_store.storage.blobs import Blob
 from conversation_store.storage.engine import Database
+from conversation_store.storage.log import Commit, Head, Kept
+from conversation_store.storage.tables import NO_TOKEN
+
+Uses: TypeAlias = Mapping[int, Sequence[Blob]]
+"""By index among the drafts of an append: the blobs that entry uses."""
 
 
 def view_at(connection: Connection, conversation: UUID, position: int) -> tuple[View, int]:
@@ -124,10 +141,12 @@ def _read_strings(database: Database, conversation: UUID, position: int, header:
     return [b"".join(each) for each in attachments.inserts_of(database, header, used)]
 
 
-def prefill_at(connection: Connection, conversation: UUID, position: int) -> Any:
-    """Read what a prefill put in the model's mouth: a string, or text blocks."""
-    message = canonical.loads(_entry(connection, conversation, position).body or b"")
-    return message.get("content") if isinstance(message, Mapping) else None
+def prefill_of(connection: Connection, conversation: UUID, request: int) -> Any:
+    """Read what a request put in the model's mouth: a string, text blocks, or None."""
+    position = fields_of(_entry(connection, conversation, request).header).get("prefill")
+    if position is None:
+        return None
+    return canonical.object_of(_entry(connection, conversation, position).body or b"{}").get("content")
 
 
 def rebuilt(database: Database, conversation: UUID, position: int, secrets: Mapping[str, str]) -> Request:
@@ -169,6 +188,307 @@ def proves(entry: Entry, digest: bytes) -> bool:
     return bool(fields_of(entry.header).get("request") == commitment)
 
 
-def digest_of(data: bytes) -> bytes:
-    """Digest a body."""
-    return sha256(data).digest()
+@frozen(kw_only=True)
+class Options:
+    """
+    What a store hands to each of its conversations.
+
+    Attributes:
+        client: Sends requests; None for a store that only keeps.
+        models: What is known of models.
+        keep_raw: Whether the raw bytes of every response are kept, beside their digest.
+    """
+
+    client: Client | None
+    models: Models
+    keep_raw: bool = False
+
+
+class History:
+    """
+    What one process knows of one conversation, and how it appends: its row, settings, view and messages.
+
+    Nothing is read twice: what this object appends it knows, and what others appended is read from where it
+    left off. It belongs to one thread at a time.
+
+    Attributes:
+        database: Where it is kept.
+        options: What the store gave.
+        id: The conversation.
+        kept: Its row, as last read.
+        head: Where its log stands, as far as is known here.
+        secrets: What is sent in the place of names in settings; never stored.
+    """
+
+    def __init__(self, database: Database, kept: Kept, options: Options) -> None:
+        self.database = database
+        self.options = options
+        self.id: UUID = kept.id
+        self.kept = kept
+        self.head = kept.head
+        self.secrets: dict[str, str] = {}
+        self._settings: Settings | None = None
+        self._view: tuple[View, int] | None = None
+        self._messages: Messages | None = None
+        self._known = 0
+        self._turns: tuple[Head, list[Turn]] | None = None
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """
+        Read where the log stands now; what others changed is forgotten, what only grew is kept.
+
+        Raises:
+            NotFoundError: The conversation is gone.
+        """
+        with self.database.read() as connection:
+            row = log.find(connection, self.kept.scope, self.id)
+        if row is None:
+            raise NotFoundError(str(self.id))
+        if row.head.view_position != self.head.view_position:
+            self.forget_view()
+        if row.head.settings_position != self.head.settings_position:
+            self._settings = None
+        self.kept, self.head = row, row.head
+
+    def forget_view(self) -> None:
+        """Read the view anew when it is needed next."""
+        self._view = self._messages = None
+
+    def show(self, view: tuple[View, int], keep: int) -> None:
+        """Go on with another view, of which the first *keep* messages are those known."""
+        self._view = view
+        if self._messages is not None:
+            self._messages.cut(keep)
+
+    @property
+    def settings(self) -> Settings:
+        """The current settings."""
+        if self._settings is None:
+            with self.database.read() as connection:
+                self._settings = settings_at(connection, self.id, self.head.settings_position)
+        return self._settings
+
+    @property
+    def view(self) -> tuple[View, int]:
+        """The current view, and on how many view entries it builds."""
+        if self._view is None:
+            with self.database.read() as connection:
+                self._view = view_at(connection, self.id, self.head.view_position)
+        return self._view
+
+    @property
+    def messages(self) -> Messages:
+        """The messages of the view; only what is newer than what is known is read."""
+        if self._messages is not None and self._known == self.head.length:
+            return self._messages
+        spans, _ = self.view
+        messages, since = (Messages(), 0) if self._messages is None else (self._messages, self._known)
+        with self.database.read() as connection:
+            add_messages(messages, self.database, connection, spans, self.head.length, since=since)
+        self._messages, self._known = messages, self.head.length
+        return messages
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The turns of the view, in order."""
+        if self._turns is None or self._turns[0] != self.head:
+            spans, _ = self.view
+            with self.database.read() as connection:
+                self._turns = (self.head, turns(self.database, connection, spans, self.head.length))
+        return self._turns[1]
+
+    def entry(self, position: int) -> Entry:
+        """
+        Read one entry.
+
+        Raises:
+            CodecError: There is none at this position.
+        """
+        with self.database.read() as connection:
+            return _entry(connection, self.id, position)
+
+    def turn(self, entry: Entry) -> Turn:
+        """Look at an entry as a turn."""
+        return turn(self.database, self.id, entry)
+
+    def exchange(self, position: int) -> Exchange:
+        """
+        Read one exchange.
+
+        Raises:
+            NotFoundError: There is none at this position.
+        """
+        with self.database.read() as connection:
+            exchange = ledger.read(connection, self.id, position)
+        if exchange is None:
+            raise NotFoundError(f"{self.id} exchange {position}")
+        return self.as_of_now(exchange)
+
+    def newest_exchange(self) -> Exchange | None:
+        """Read the exchange begun last; None where there is none."""
+        with self.database.read() as connection:
+            exchange = ledger.newest(connection, self.id)
+        return None if exchange is None else self.as_of_now(exchange)
+
+    def as_of_now(self, exchange: Exchange) -> Exchange:
+        """Read a pending exchange as unknown where its lease is over or it was taken over."""
+        if exchange.state is not State.PENDING:
+            return exchange
+        current = self.head.token != NO_TOKEN and self.head.pending_position == exchange.position
+        return exchange if current and not self.lease_over else evolve(exchange, state=State.UNKNOWN)
+
+    @property
+    def lease_over(self) -> bool:
+        """Whether the pending exchange may be taken over: its time is up, or its process provably dead."""
+        return self.kept.lease_over or identity.provably_dead(self.kept.lease_owner)
+
+    def reply(self, exchange: Exchange) -> Reply:
+        """
+        Give the reply of an exchange from the record.
+
+        Raises:
+            CodecError: It was neither answered nor refused.
+        """
+        entry, outcome = self.outcome(exchange)
+        fields = outcome.get("envelope")
+        if not isinstance(fields, Mapping):
+            raise CodecError(f"exchange {exchange.position} was not answered")
+        if exchange.turn is not None:
+            made = self.turn(self.entry(exchange.turn))
+            return Reply(exchange=exchange, turn=made, fields=fields, raw_content=made.received)
+        body = entry.body or b"{}"
+        content = canonical.members(body)["content"]
+        return Reply(exchange=exchange, turn=None, fields=fields, raw_content=body[content.start : content.end])
+
+    def outcome(self, exchange: Exchange) -> tuple[Entry, Mapping[str, Any]]:
+        """
+        Read the outcome entry of an exchange, and its body parsed.
+
+        Raises:
+            CodecError: It has none.
+        """
+        with self.database.read() as connection:
+            position = ledger.outcome_of(connection, self.id, exchange.position)
+        if position is None:
+            raise CodecError(f"exchange {exchange.position} has no outcome")
+        entry = self.entry(position)
+        return entry, canonical.object_of(entry.body or b"{}")
+
+    def rebuilt(self, position: int) -> Request:
+        """Build a past request again, ready to be sent; see ``rebuilt`` of this module."""
+        return rebuilt(self.database, self.id, position, self.known_secrets)
+
+    @property
+    def known_secrets(self) -> dict[str, str]:
+        """Every secret known here: the client's, and over them what was given to this conversation."""
+        client = self.options.client
+        return {**(client.secrets if client else {}), **self.secrets}
+
+    def headers_for(self, settings: Settings, overrides: Settings) -> tuple[str, tuple[str, ...]]:
+        """Decide the API version and the betas of a request."""
+        client = self.options.client
+        version = overrides.version or settings.version or (client.version if client else requests.DEFAULT_VERSION)
+        betas = (*(client.betas if client else ()), *settings.betas, *overrides.betas)
+        return version, tuple(dict.fromkeys(betas))
+
+    # --- appending -------------------------------------------------------------------------------------------------
+
+    def refuse_busy(self) -> None:
+        """
+        Make sure that no exchange is pending.
+
+        Raises:
+            BusyError: One is, and its worker may be at it.
+            UnknownOutcomeError: One was begun, and its worker is gone.
+        """
+        if self.head.token != NO_TOKEN:
+            self.refresh()
+            if self.head.token != NO_TOKEN and self.lease_over:
+                raise UnknownOutcomeError(self.id, self.head.pending_position, State.UNKNOWN)
+            if self.head.token != NO_TOKEN:
+                raise BusyError(self.id, self.kept.lease_until)
+
+    def detached(self, wire: bytes, at: int, *, received: bool = False) -> Detached:
+        """Cut a message's long strings out and keep them; fewer of those that the API sent."""
+        shortest = splices.SHORTEST_RECEIVED if received else splices.SHORTEST
+        return attachments.detach(
+            self.database, self.kept.scope, wire, at=at, salt=identity.new_salt, shortest=shortest
+        )
+
+    def prepare(self, drafts: Sequence[Entry], uses: Uses | None = None, **where: Any) -> Commit:
+        """Decide an append at the log's end; see ``exchanges.prepare``."""
+        return exchanges.prepare(self.id, self.head, drafts, scope=self.kept.scope, uses=uses, **where)
+
+    def write(self, work: Callable[[Connection], object], commit: Commit, uses: Uses | None = None) -> None:
+        """
+        Run the transaction of an append, and go on from what it wrote.
+
+        Raises:
+            ConflictError, BusyError, LeaseLostError: As ``log.append``.
+            DatabaseError: The database refused; nothing was written.
+        """
+        self.database.write(work, partial(log.is_there_or_none, commit=commit))
+        self._advance(commit, uses or {})
+
+    def was_written(self, commit: Commit) -> bool:
+        """Say whether an append whose commit was in doubt is in the log, and go on from there if it is."""
+        if self.head == commit.before:
+            return False
+        with self.database.read() as connection:
+            found = log.is_there(connection, commit)
+        if found:
+            self.refresh()
+        return found
+
+    def append(self, drafts: Sequence[Entry], uses: Uses | None = None, *, settings: int | None = None) -> Commit:
+        """
+        Append entries that concern no exchange.
+
+        Raises:
+            As ``refuse_busy`` and ``write``.
+        """
+        self.refuse_busy()
+        commit = self.prepare(drafts, uses, settings=settings)
+        self.write(partial(exchanges.append, commit=commit), commit, uses)
+        if settings is not None:
+            self._settings = None
+        return commit
+
+    def append_whenever(self, draft: Entry, work: Callable[..., object] = exchanges.append) -> None:
+        """
+        Append an entry that is allowed while an exchange is pending, wherever the log has got to.
+
+        Raises:
+            DatabaseError: The database refused.
+        """
+        while True:
+            commit = self.prepare([draft])
+            try:
+                self.write(partial(work, commit=commit), commit)
+            except (ConflictError, BusyError, LeaseLostError):
+                self.refresh()
+            else:
+                return
+
+    def _advance(self, commit: Commit, uses: Uses) -> None:
+        """Go on from what was just written: its messages are known, so nothing is read again."""
+        if self._messages is not None and self._known == commit.before.length:
+            for n, entry in enumerate(commit.entries):
+                if entry.kind == "turn" and entry.body is not None and PREFILL_MARK not in entry.header:
+                    strings = attachments.inserts_of(self.database, entry.header, uses.get(n, ()))
+                    self._messages.add((self.id, entry.position), entry.header, entry.body, strings)
+            self._known = commit.after.length
+        self.head = commit.after
+
+
+def turn_draft(fields: Mapping[str, Any], kept: Detached, at: int, about: Mapping[str, Any] | None = None) -> Entry:
+    """Write a turn's entry."""
+    fields = {**fields, **kept.fields()}
+    return draft("turn", at=at, salt=identity.new_salt(), fields=fields, body=kept.body, about=about)
+
+
+def settings_draft(settings: Settings, at: int) -> Entry:
+    """Write a settings entry."""
+    return draft("settings", at=at, salt=identity.new_salt(), fields=settings.fields(), body=settings.body)

@@ -19,8 +19,9 @@ from conversation_store.api.client import Client
 from conversation_store.api.models import Models
 from conversation_store.api.request import Settings
 from conversation_store.audit.verify import Fault
-from conversation_store.conversation import Conversation, Options, settings_draft
+from conversation_store.conversation import Conversation
 from conversation_store.errors import ContentError, NotFoundError
+from conversation_store.history import Options, settings_draft
 from conversation_store.record import canonical, chain
 from conversation_store.record.chain import draft
 from conversation_store.storage import identity, log, migrate

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from enum import Enum
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, NoReturn, Protocol, Self, TypeAlias
@@ -599,6 +600,8 @@ class Client:
         secrets: Values by name that stand inside requests and must not be stored; see ``secret``.
         clock: Time, sleep and chance.
 
+    The attributes ``version``, ``betas``, ``timeout`` and ``max_attempts`` say what was given.
+
     Raises:
         ConfigurationError: Values that cannot work.
     """
@@ -634,14 +637,14 @@ class Client:
         self.base_url = _checked_base(base_url or os.environ.get("ANTHROPIC_BASE_URL") or _HOME)
         self._loopback = self.base_url.startswith("http:")
         self._host = urlsplit(self.base_url).hostname or ""
-        self._version = version
-        self._betas = tuple(betas)
+        self.version = version
+        self.betas = tuple(betas)
         self._workspace_id = workspace_id
         if not connect_timeout > 0:
             raise ConfigurationError(f"connect_timeout is {connect_timeout}; give seconds, more than 0")
         self._connect_timeout = connect_timeout
-        self._timeout = timeout
-        self._max_attempts = max_attempts
+        self.timeout = timeout
+        self.max_attempts = max_attempts
         self._on_unknown: OnUnknown = on_unknown
         _check_limits(timeout, max_attempts, on_unknown)
         if ca_bundle is not None and not Path(ca_bundle).exists():
@@ -681,11 +684,11 @@ class Client:
         Raises:
             ConfigurationError: A value that no header can carry.
         """
-        ids = tuple(dict.fromkeys((*self._betas, *betas)))
+        ids = tuple(dict.fromkeys((*self.betas, *betas)))
         found = {
             "accept": "application/json",
             "accept-encoding": "identity",
-            "anthropic-version": version or self._version,
+            "anthropic-version": version or self.version,
             "content-type": "application/json",
             "user-agent": _user_agent(),
         }
@@ -697,6 +700,11 @@ class Client:
             if name.startswith("anthropic-") and not _token.fullmatch(value):
                 raise ConfigurationError(f"{name}: only printable ASCII without spaces can stand in a header")
         return found
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """Give the values that stand inside requests, by name; for making a body, never for showing."""
+        return {name: secret.reveal() for name, secret in self._secrets.items()}
 
     def secret(self, name: str) -> Secret:
         """
@@ -822,8 +830,8 @@ class Client:
             raise ConfigurationError(f"{path!r} is no path at the API")
         if body is None:
             del headers["content-type"]
-        timeout = self._timeout if timeout is None else timeout
-        max_attempts = self._max_attempts if max_attempts is None else max_attempts
+        timeout = self.timeout if timeout is None else timeout
+        max_attempts = self.max_attempts if max_attempts is None else max_attempts
         on_unknown = on_unknown or self._on_unknown
         _check_limits(timeout, max_attempts, on_unknown)
         return _Call(
@@ -843,9 +851,9 @@ class Client:
         while True:
             outcome = self._attempt(call, waited)
             attempts = tuple(call.attempts)
-            tried = (attempts[-1].status or attempts[-1].fault, len(attempts), outcome.request_id)
+            tried = (outcome.fault or outcome.status, len(attempts), outcome.request_id)
             if outcome.answered:
-                logger.debug("%s after %d attempts, request %s", *tried)
+                logger.debug("answered %s at attempt %d, request %s", *tried)
                 return Answer(
                     status=outcome.status or 0,
                     headers=outcome.headers,
@@ -855,10 +863,13 @@ class Client:
                 )
             pause = self._pause(call, outcome)
             if pause is None:
-                logger.debug("%s after %d attempts, request %s: raised", *tried)
+                logger.debug("%s at attempt %d, request %s: raised", *tried)
                 raise outcome.failure(self._host, attempts)
-            logger.warning("%s after %d attempts, request %s: trying again in %.1f s", *tried, pause)
+            logger.warning("%s at attempt %d, request %s: trying again in %.1f s", *tried, pause)
             self._clock.sleep(pause)
+            if call.deadline <= self._clock.monotonic():
+                # Slept longer than asked: what is known stays the news, not that the time is over.
+                raise outcome.failure(self._host, attempts)
             waited = pause
 
     def _pause(self, call: _Call, outcome: _Outcome) -> float | None:
@@ -890,9 +901,7 @@ class Client:
 
     def _post(self, call: _Call, name: str, secret: Secret, line: _Line) -> _Opened | _Outcome:
         """Send once. What requests raises ends here: it holds the request, and that the key."""
-        left = call.deadline - self._clock.monotonic()
-        if left <= 0:
-            return _Outcome(fault=_NOT_SENT, reason=f"the timeout of {call.timeout:g} s is over")
+        left = max(call.deadline - self._clock.monotonic(), 0.001)
         upload = call.body if call.body is None or isinstance(call.body, bytes) else _Upload(call.body)
         wrong, reason = False, ""
         _current.line = line
@@ -1035,8 +1044,7 @@ def _is_loopback(host: str) -> bool:
 
 @functools.cache
 def _user_agent() -> str:
-    from importlib import metadata  # noqa: PLC0415, costs milliseconds, and only those who send need it
-
+    # Looked up at the first use; requests has imported importlib.metadata by itself.
     try:
         return f"conversation_store/{metadata.version('conversation_store')}"
     except metadata.PackageNotFoundError:

@@ -53,7 +53,7 @@ SDK_PARAMETERS: Final = frozenset(
 )
 """Parameters the official SDK's ``messages.create`` takes by name; all others go through ``extra_body``."""
 
-SECRET: Final = "conversation_store.secret:"
+PLACEHOLDER: Final = "conversation_store.secret:"
 """What stands in a recorded body where a secret was sent; followed by the secret's name."""
 
 
@@ -147,7 +147,7 @@ def _concealed(name: str, value: object, secrets: dict[str, str]) -> object:
     if name == "fallback_credit_token":
         if isinstance(value, str):
             secrets[name] = value
-            return SECRET + name
+            return PLACEHOLDER + name
         return _without_token(value, name, "token", secrets)
     return value
 
@@ -157,10 +157,10 @@ def _name_of(server: object) -> object:
 
 
 def _without_token(value: object, name: str, key: str, secrets: dict[str, str]) -> object:
-    if not isinstance(value, Mapping) or not isinstance(value.get(key), str) or value[key].startswith(SECRET):
+    if not isinstance(value, Mapping) or not isinstance(value.get(key), str) or value[key].startswith(PLACEHOLDER):
         return value
     secrets[name] = value[key]
-    return {**value, key: SECRET + name}
+    return {**value, key: PLACEHOLDER + name}
 
 
 def merged(settings: bytes, overrides: bytes) -> bytes:
@@ -262,7 +262,7 @@ class Request:
             if value is None:
                 raise ConfigurationError(f"the secret {name} is not known here: give it to open(), update() or Client")
             if isinstance(last, bytes):
-                last = last.replace(canonical.dumps(SECRET + name), canonical.dumps(value))
+                last = last.replace(canonical.dumps(PLACEHOLDER + name), canonical.dumps(value))
         return (*others, last)
 
     @property
@@ -354,7 +354,8 @@ class Messages:
         Args:
             extra: More messages (the turn about to be said, a prefill), each as pieces.
             settings: All other parameters, a JSON object.
-            version: For the headers; ``betas`` likewise.
+            version: The API version, for the headers.
+            betas: Beta ids, for the headers.
             secrets: What stands behind the names in the settings.
         """
         tail: list[Piece] = []
@@ -397,11 +398,13 @@ class Messages:
         return self._hash.copy()
 
 
-_secret: Final = re.compile(rb'"(?:authorization_token|fallback_credit_token|token)":"%s([^"\\]*)"' % SECRET.encode())
+_secret: Final = re.compile(
+    rb'"(?:authorization_token|fallback_credit_token|token)":"%s([^"\\]*)"' % PLACEHOLDER.encode()
+)
 
 
 def _secret_names(settings: bytes) -> list[str]:
-    return [name.decode() for name in _secret.findall(settings)] if SECRET.encode() in settings else []
+    return [name.decode() for name in _secret.findall(settings)] if PLACEHOLDER.encode() in settings else []
 
 
 def pieces_of(header: bytes, body: bytes, inserts: Sequence[Insert]) -> list[Piece]:

@@ -10,7 +10,7 @@ anew as a whole, a restored backup.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import Any, Final
 from uuid import UUID
@@ -143,7 +143,7 @@ def _commitments(connection: Connection, conversation: UUID, row: Any) -> Iterat
     yield from _blobs(connection, conversation, row, fields)
 
 
-def _blobs(connection: Connection, conversation: UUID, row: Any, fields: dict[str, Any]) -> Iterator[Fault]:
+def _blobs(connection: Connection, conversation: UUID, row: Any, fields: Mapping[str, Any]) -> Iterator[Fault]:
     committed = _named(fields)
     if not committed:
         return
@@ -163,7 +163,7 @@ def _blobs(connection: Connection, conversation: UUID, row: Any, fields: dict[st
             yield Fault("blob", conversation, row.position, digest.hex(), _shown(stored))
 
 
-def _named(fields: dict[str, Any]) -> list[Any]:
+def _named(fields: Mapping[str, Any]) -> list[Any]:
     """List the commitments to blobs in a header, in the order of their uses."""
     named = fields.get("splices", [])
     cuts = [each[1] for each in named if isinstance(each, list) and len(each) > 1] if isinstance(named, list) else []

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Final, NamedTuple, NoReturn, TypeAlias
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
 from conversation_store.errors import CodecError, ContentError
 
@@ -101,6 +101,19 @@ def loads(data: bytes) -> JSON:
     value, end = _value_at(text, _after_space(text, 0))
     if _after_space(text, end) != len(text):
         raise CodecError("something follows the JSON value", len(text[:end].encode()))
+    return value
+
+
+def object_of(data: bytes) -> Mapping[str, Any]:
+    """
+    Parse a JSON object.
+
+    Raises:
+        CodecError: The bytes are something else.
+    """
+    value = loads(data)
+    if not isinstance(value, Mapping):
+        raise CodecError("expected a JSON object")
     return value
 
 

@@ -152,7 +152,7 @@ def omitted(blocks: Sequence[Mapping[str, Any]]) -> frozenset[int]:
     Empty text blocks (the API refuses them), and what stands before the last ``fallback`` block and may
     not be echoed: thinking, narration, client tool calls, and server tool calls without a result.
 
-    Source: messages-api.md §2.3 and §3.10.
+    Source: Messages API documentation, Refusals and fallback, 2026-10.
     """
     last_fallback = max((n for n, block in enumerate(blocks) if block.get("type") == "fallback"), default=-1)
     answered = {block.get("tool_use_id") for block in blocks[: max(last_fallback, 0)]}
@@ -160,11 +160,12 @@ def omitted(blocks: Sequence[Mapping[str, Any]]) -> frozenset[int]:
     for n, block in enumerate(blocks):
         kind = block.get("type")
         text = block.get("text")
-        if kind == "text" and isinstance(text, str) and not text.strip():
-            left_out.add(n)
-        elif n < last_fallback and (
-            kind in {"thinking", "redacted_thinking", "connector_text", "tool_use"}
-            or (kind in {"server_tool_use", "mcp_tool_use"} and block.get("id") not in answered)
+        if (kind == "text" and isinstance(text, str) and not text.strip()) or (
+            n < last_fallback
+            and (
+                kind in {"thinking", "redacted_thinking", "connector_text", "tool_use"}
+                or (kind in {"server_tool_use", "mcp_tool_use"} and block.get("id") not in answered)
+            )
         ):
             left_out.add(n)
     return frozenset(left_out)

@@ -98,10 +98,11 @@ def cut(body: bytes, shortest: int = SHORTEST) -> tuple[bytes, list[Cut]]:
     """
     if len(body) < shortest:
         return body, []
-    found: list[tuple[int, int, bytes, Encoding]] = []
-    for run in _base64.finditer(body):
-        if run.end() - run.start() >= shortest and (data := decode(run.group())) is not None:
-            found.append((run.start(), run.end(), data, "base64"))
+    found: list[tuple[int, int, bytes, Encoding]] = [
+        (run.start(), run.end(), data, "base64")
+        for run in _base64.finditer(body)
+        if run.end() - run.start() >= shortest and (data := decode(run.group())) is not None
+    ]
     if len(body) - sum(end - start for start, end, _, _ in found) > LONGEST_INLINE:
         runs = {end: start for start, end, _, _ in found}
         for start, end in _strings(body):

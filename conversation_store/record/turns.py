@@ -4,14 +4,13 @@ Turns: one role's contribution, who made it, and the bytes it is sent as.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
 
 from attrs import field, frozen
 
-from conversation_store.errors import CodecError
 from conversation_store.record import canonical, splices
 from conversation_store.record.blocks import Block, Text
 from conversation_store.record.chain import Entry
@@ -97,8 +96,7 @@ class Turn:
     @property
     def content(self) -> tuple[Block, ...]:
         """The blocks that are sent; a string is one text block."""
-        message = canonical.loads(self.wire)
-        return blocks_of(message.get("content")) if isinstance(message, dict) else ()
+        return blocks_of(canonical.object_of(self.wire).get("content"))
 
     @property
     def text(self) -> str:
@@ -111,8 +109,7 @@ class Turn:
         return self._said("reason")
 
     def _said(self, name: str) -> str | None:
-        about = canonical.loads(self.about) if self.about else None
-        value = about.get(name) if isinstance(about, dict) else None
+        value = canonical.object_of(self.about).get(name) if self.about else None
         return value if isinstance(value, str) else None
 
 
@@ -127,17 +124,14 @@ def role_of(body: bytes) -> str:
     return str(canonical.members(body)["role"].value)
 
 
-def fields_of(header: bytes) -> dict[str, Any]:
+def fields_of(header: bytes) -> Mapping[str, Any]:
     """
     Read a header.
 
     Raises:
         CodecError: It is no JSON object.
     """
-    value = canonical.loads(header)
-    if not isinstance(value, dict):
-        raise CodecError("a header is a JSON object")
-    return value
+    return canonical.object_of(header)
 
 
 def splices_of(header: bytes) -> list[Splice]:

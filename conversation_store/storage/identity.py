@@ -62,7 +62,7 @@ def _boot() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         # Two containers share a boot id but not each other's process numbers.
-        space = os.readlink("/proc/self/ns/pid")
+        space = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         return f"{socket.gethostname()} "  # never provable: _started() knows nothing there
     return f"{socket.gethostname()} {boot} {space}"[:120]

@@ -1,6 +1,7 @@
 """
-The log: append at a version, read spans. No statement here reads a number of rows that grows with a history
-it was not asked for.
+The log: append at a version, read spans.
+
+No statement here reads a number of rows that grows with a history it was not asked for.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import threading
 from collections.abc import Sequence
@@ -20,14 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--key", default=KEY, help="the only API key it accepts (default: %(default)s)")
     parser.add_argument("--echo", action="store_true", help="answer with what the last user turn said")
     options = parser.parse_args(arguments)
-    with MessagesAPI(port=options.port, key=options.key, otherwise=echo if options.echo else None) as api:
+    otherwise = echo if options.echo else None
+    api = MessagesAPI(port=options.port, key=options.key, otherwise=otherwise)
+    with contextlib.suppress(KeyboardInterrupt), api:
         sys.stdout.write(f"ANTHROPIC_BASE_URL={api.url}\nANTHROPIC_API_KEY={api.key}\n")
         sys.stdout.flush()
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            return 0
-    return 0  # pragma: no cover - the event is never set
+        threading.Event().wait()
+    return 0
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from conversation_store.testing.answers import Answer, Fault, Scripted
 from conversation_store.testing.delivery import Delivery, Reply
 from conversation_store.testing.models import Model, catalogue
 from conversation_store.testing.offline import compose
-from conversation_store.testing.shapes import Call, RejectionError, check_shape, fingerprint
+from conversation_store.testing.shapes import EVERY_BETA, Call, RejectionError, check_shape, fingerprint
 from conversation_store.testing.validation import VERSIONS, check
 from conversation_store.testing.wire import PATIENCE, GoneError, Headers, Request, Wire
 
@@ -323,7 +323,7 @@ class MessagesAPI:
         for block in content:
             probe = {"model": "", "max_tokens": 1, "messages": [{"role": "assistant", "content": [block]}]}
             try:
-                check_shape(probe, Call())
+                check_shape(probe, Call(betas=EVERY_BETA))
             except RejectionError:
                 if isinstance(block, dict):
                     with self._changed:

@@ -447,6 +447,8 @@ _CONTENT_BETAS: Final = {
     "compaction": COMPACTION,
 }
 BLOCK: Final = recalling(tagged(CONTENT, _CONTENT_BETAS))
+EVERY_BETA: Final = frozenset(beta for betas in _CONTENT_BETAS.values() for beta in betas)
+"""The betas that open every block."""
 _TOOL_CHANGE: Final = _cached({"tool": need(dictionary)})
 _SYSTEM_BLOCK: Final = tagged(
     {"text": _TEXT, "tool_addition": _TOOL_CHANGE, "tool_removal": _TOOL_CHANGE},

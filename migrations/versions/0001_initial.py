@@ -40,13 +40,9 @@ def upgrade() -> None:
         sa.Column("metadata", long(), comment="JSON; derived from the newest labelled entry"),
         sa.Column("length", sa.BigInteger(), nullable=False, comment="entries in the log; the next position"),
         sa.Column("head", fixed(32), nullable=False, comment="digest of the last entry"),
-        sa.Column(
-            "view_position", sa.BigInteger(), nullable=False, comment="the entry that tells the current view"
-        ),
+        sa.Column("view_position", sa.BigInteger(), nullable=False, comment="the entry that tells the current view"),
         sa.Column("settings_position", sa.BigInteger(), nullable=False, comment="the current settings entry"),
-        sa.Column(
-            "pending_token", fixed(16), nullable=False, comment="whose the pending exchange is; zeros: none"
-        ),
+        sa.Column("pending_token", fixed(16), nullable=False, comment="whose the pending exchange is; zeros: none"),
         sa.Column("pending_position", sa.BigInteger(), nullable=False, comment="its request entry; -1: none"),
         sa.Column("lease_until", sa.BigInteger(), nullable=False, comment="by the database's clock; 0: none"),
         sa.Column(
@@ -56,18 +52,14 @@ def upgrade() -> None:
             comment="boot id, process and start time of the owner",
         ),
         sa.Column("forked_from", fixed(16)),
-        sa.Column(
-            "indexed_length", sa.BigInteger(), nullable=False, comment="entries the search index knows"
-        ),
+        sa.Column("indexed_length", sa.BigInteger(), nullable=False, comment="entries the search index knows"),
         sa.Column("sealed_length", sa.BigInteger(), nullable=False, comment="entries covered by a seal"),
         sa.Column("created", sa.BigInteger(), nullable=False),
         sa.Column("updated", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_conversation")),
     )
     op.create_index(op.f("ix_conversation_forked_from"), "conversation", ["forked_from"], unique=False)
-    op.create_index(
-        op.f("ix_conversation_scope_updated_id"), "conversation", ["scope", "updated", "id"], unique=False
-    )
+    op.create_index(op.f("ix_conversation_scope_updated_id"), "conversation", ["scope", "updated", "id"], unique=False)
     op.create_table(
         "conversation_blob",
         sa.Column("scope", varying(255), nullable=False),
@@ -105,9 +97,7 @@ def upgrade() -> None:
         sa.Column("header", long(), nullable=False),
         sa.Column("about", long()),
         sa.Column("body", long()),
-        sa.ForeignKeyConstraint(
-            ["conversation"], ["conversation.id"], name=op.f("fk_conversation_entry_conversation")
-        ),
+        sa.ForeignKeyConstraint(["conversation"], ["conversation.id"], name=op.f("fk_conversation_entry_conversation")),
         sa.PrimaryKeyConstraint("conversation", "position", name=op.f("pk_conversation_entry")),
         sqlite_with_rowid=False,
     )
@@ -125,9 +115,7 @@ def upgrade() -> None:
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("maybe_billed", sa.SmallInteger(), nullable=False),
         sa.Column("idempotency_key", varying(255), comment="NULL on retries"),
-        sa.Column(
-            "retry_of", sa.BigInteger(), comment="position of the first exchange of its chain of retries"
-        ),
+        sa.Column("retry_of", sa.BigInteger(), comment="position of the first exchange of its chain of retries"),
         sa.Column("outcome", sa.BigInteger(), comment="position of the outcome entry"),
         sa.Column("turn", sa.BigInteger(), comment="position of the model's turn"),
         sa.Column("message_id", sa.String(length=200)),
@@ -173,15 +161,11 @@ def upgrade() -> None:
         sa.Column("scope", varying(255), nullable=False),
         sa.Column("key", varying(512), nullable=False, comment="UTF-8, never normalised"),
         sa.Column("conversation", fixed(16), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["conversation"], ["conversation.id"], name=op.f("fk_conversation_key_conversation")
-        ),
+        sa.ForeignKeyConstraint(["conversation"], ["conversation.id"], name=op.f("fk_conversation_key_conversation")),
         sa.PrimaryKeyConstraint("scope", "key", name=op.f("pk_conversation_key")),
         sqlite_with_rowid=False,
     )
-    op.create_index(
-        op.f("ix_conversation_key_conversation"), "conversation_key", ["conversation"], unique=True
-    )
+    op.create_index(op.f("ix_conversation_key_conversation"), "conversation_key", ["conversation"], unique=True)
     op.create_table(
         "conversation_blob_use",
         sa.Column("conversation", fixed(16), nullable=False),

@@ -294,7 +294,7 @@ def test_the_headers_are_these_and_no_others(serve: Any, connect: Any) -> None:
     assert listed["anthropic-workspace-id"] == "wrkspc_1"
     assert listed["accept-encoding"] == "identity"
     assert listed["accept"] == listed["content-type"] == "application/json"
-    assert listed["user-agent"].startswith("conversation_store")
+    assert listed["user-agent"].split("/")[0] == "conversation_store"
     assert "set-cookie" not in heard
 
 
@@ -712,8 +712,10 @@ def test_an_early_refusal_is_heard_although_the_upload_broke(serve: Any, connect
     assert isinstance(caught.value, NotSentError) or getattr(caught.value, "status", None) == 413
 
 
-def test_a_real_handshake_with_an_own_certificate(connect: Any, tmp_path: Path) -> None:
-    """With ca_bundle a private certificate is trusted; without it the request is not sent."""
+def test_a_real_handshake_with_an_own_certificate(
+    connect: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ca_bundle, or the environment's where trusted, a private certificate is good; else nothing is sent."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("openssl is needed to make a certificate")
@@ -728,8 +730,9 @@ def test_a_real_handshake_with_an_own_certificate(connect: Any, tmp_path: Path) 
         heard = bytearray()
 
         def listen() -> None:
-            for _ in range(2):
+            for _ in range(3):
                 sock, _ = listener.accept()
+                heard.clear()
                 with sock, contextlib.suppress(OSError), context.wrap_socket(sock, server_side=True) as secure:
                     while not heard.endswith(b"{}"):
                         heard.extend(secure.recv(65536))
@@ -740,6 +743,8 @@ def test_a_real_handshake_with_an_own_certificate(connect: Any, tmp_path: Path) 
         with pytest.raises(NotSentError, match="certificate verify failed"):
             connect(url, max_attempts=1).send(b"{}")
         assert connect(url, ca_bundle=str(cert)).send(b"{}").body == MESSAGE
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(cert))
+        assert connect(url, trust_env=True).send(b"{}").body == MESSAGE
         thread.join()
     assert CANARY.encode() in heard
 
@@ -918,6 +923,15 @@ def test_a_wait_beyond_the_deadline_raises_at_once(serve: Any, connect: Any, wor
     with pytest.raises(RateLimitError) as caught:
         connect(serve(refusal(429, "rate_limit_error", retry_after="3600"))).send(b"{}")
     assert (caught.value.retry_after, world.slept, len(caught.value.attempts)) == (3600, [], 1)
+
+
+def test_an_overlong_sleep_keeps_the_last_error(serve: Any, connect: Any, world: World) -> None:
+    """A computer that was suspended while waiting reports what the API said."""
+    clock = Clock(monotonic=lambda: world.time, sleep=lambda seconds: world.sleep(seconds + 3600))
+    server = serve(refusal(529, "x"))
+    with pytest.raises(OverloadedError):
+        connect(server, clock=clock).send(b"{}")
+    assert len(server.heard) == 1
 
 
 def test_the_deadline_covers_all_attempts_and_waits(serve: Any, connect: Any, world: World) -> None:

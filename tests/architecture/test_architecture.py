@@ -19,8 +19,8 @@ FLOORS: Final = (
     {"errors"},
     {"record"},
     {"api", "storage", "formats"},
-    {"exchanges", "attachments", "transfer", "audit", "migrations"},
-    {"conversation"},
+    {"exchanges", "outcomes", "attachments", "history", "preflight", "transfer", "audit", "migrations"},
+    {"pending", "conversation"},
     {"store"},
     {"aio", "cli", "viewer", "testing", "integrations"},
     {PACKAGE},  # the package itself offers names of all the rooms
@@ -45,8 +45,8 @@ DOORS: Final[Mapping[str, tuple[str, ...]]] = {
     "sqlalchemy": ("storage/", "migrations/"),
     "urllib3": ("api/client.py",),
 }
-TYPES: Final = {"sqlalchemy.Connection", "sqlalchemy.Engine"}  # as types, they may cross these rooms:
-TYPED: Final = ("exchanges.py", "attachments.py", "audit/", "conversation.py", "store.py")
+TYPES: Final = {"sqlalchemy.Connection", "sqlalchemy.Engine", "sqlalchemy.URL"}  # as types, they may cross these rooms:
+TYPED: Final = ("exchanges.py", "attachments.py", "history.py", "audit/", "conversation.py", "store.py")
 
 HIDDEN: Final[Mapping[str, str]] = {  # where an import may stand in a function: which library, "*" for any
     "cli/": "*",  # optional extras: a missing one is explained when it is needed,

@@ -1,0 +1,1 @@
+"""The command line: ``conversation-store``. Needs the extra ``cli``; nothing else of the package imports it."""

@@ -1,0 +1,520 @@
+"""
+Pending exchanges: how one is begun, tried again, and ended; whose it is while it is pending.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from hashlib import sha256
+from typing import Any, Final, Literal
+
+from attrs import define, evolve, field, frozen
+
+from conversation_store import exchanges, history, outcomes
+from conversation_store.api import request as requests
+from conversation_store.api.request import Messages, Request, Settings
+from conversation_store.errors import (
+    BusyError,
+    CodecError,
+    ConflictError,
+    ContentError,
+    DatabaseError,
+    IdempotencyError,
+    InterruptedAnswerError,
+    LeaseLostError,
+    NotSavedError,
+)
+from conversation_store.history import History, Uses, turn_draft
+from conversation_store.outcomes import Answer
+from conversation_store.preflight import Planned, Said
+from conversation_store.record import canonical, chain, splices, view
+from conversation_store.record.chain import Entry, draft
+from conversation_store.record.exchange import Attempt, Exchange, State
+from conversation_store.record.reply import Reply
+from conversation_store.record.turns import Origin, fields_of
+from conversation_store.record.view import View
+from conversation_store.storage import blobs, identity, ledger
+from conversation_store.storage.blobs import Blob
+from conversation_store.storage.log import Commit
+from conversation_store.storage.tables import NO_TOKEN
+
+logger: Final = logging.getLogger("conversation_store")
+
+
+@frozen(kw_only=True)
+class Terms:
+    """
+    How an exchange is begun.
+
+    Attributes:
+        sent_by: ``client`` or ``caller``: who sends it.
+        lease: Seconds for which nobody else may take it over.
+        max_attempts: How often it will be tried at most.
+        on_rejected: Whether the turns of a rejected or refused request leave the view or are kept.
+    """
+
+    sent_by: str
+    lease: float
+    max_attempts: int = 1
+    on_rejected: Literal["set_aside", "keep"] = "set_aside"
+
+
+class Pending:
+    """
+    An exchange that has begun and has no outcome yet.
+
+    Send ``params`` with the official SDK, or ``body`` with ``headers``; then ``finish`` or ``fail``.
+
+    Attributes:
+        exchange: The exchange.
+        reply: The reply, once there is one.
+    """
+
+    def __init__(
+        self,
+        known: History,
+        exchange: Exchange,
+        request: Request | None = None,
+        prefill: Any = None,
+        on_rejected: Literal["set_aside", "keep"] = "set_aside",
+    ) -> None:
+        self._history = known
+        self._request = request
+        self._prefill = prefill
+        self._on_rejected = on_rejected
+        self._token = known.head.token
+        self._answer: tuple[object, Sequence[Attempt]] | None = None
+        self._ending: _Ending | None = None
+        self.exchange = exchange
+        self.reply: Reply | None = None
+
+    def __repr__(self) -> str:
+        return f"<Pending exchange {self.exchange.position} of {self._history.id}>"
+
+    @property
+    def request(self) -> Request:
+        """What is to be sent."""
+        if self._request is None:
+            self._request = self._history.rebuilt(self.exchange.position)
+        return self._request
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Keyword arguments for ``messages.create`` of the official SDK."""
+        return self.request.params
+
+    @property
+    def body(self) -> bytes:
+        """The exact bytes to post."""
+        return self.request.body
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that belong to the body; authentication is the sender's own."""
+        return self.request.headers
+
+    def finish(self, answer: object = None, *, attempts: Sequence[Attempt] = ()) -> Reply:
+        """
+        Record the answer, and give it back.
+
+        Args:
+            answer: The response's body as bytes (kept exactly), the official SDK's ``Message``, or a dict.
+                None to record again an answer that ``NotSavedError`` kept.
+            attempts: What it took to get it.
+
+        Raises:
+            ContentError: It is no form of an answer; nothing is recorded.
+            InterruptedAnswerError: It is no whole message of the API; the exchange is recorded so.
+            NotSavedError: The database refused; call ``finish()`` again.
+            LeaseLostError: Another worker took the exchange over; the answer is kept as a note.
+        """
+        if self.reply is not None:
+            return self.reply
+        if answer is not None:
+            self._answer, self._ending = (answer, attempts), None
+        if self._answer is None:
+            raise ContentError("answer", "there is none yet: give the response")
+        try:
+            if self._ending is None:
+                self._ending = self._ending_with(*self._answer)
+            self._conclude(self._ending)
+        except DatabaseError as error:
+            raise NotSavedError(self, error.reason) from error
+        made, received = self._ending, self._ending.answer
+        turn = None if made.turn_entry is None else self._history.turn(made.turn_entry)
+        self.exchange = made.exchange
+        self.reply = Reply(exchange=made.exchange, turn=turn, fields=received.fields, raw_content=received.content)
+        return self.reply
+
+    def fail(self, error: Exception) -> None:
+        """
+        Record that there is no answer. *error* is this library's, or the one the caller's client raised.
+
+        Raises:
+            LeaseLostError: Another worker took the exchange over.
+            DatabaseError: It could not be recorded; the exchange will read as unknown once its lease is over.
+        """
+        fault = outcomes.api_error(error)
+        state, billed, body = outcomes.failed(fault)
+        at = identity.now()
+        ended = outcomes.concluded(self.exchange, None, state=state, attempts=fault.attempts, billed=billed, at=at)
+        entry = outcomes.outcome_draft(self.exchange, state, body, at=at, salt=identity.new_salt())
+        self._conclude(_Ending(drafts=[entry], exchange=ended, answer=_NOTHING, late=body))
+        self.exchange = ended
+
+    def _ending_with(self, answer: object, attempts: Sequence[Attempt]) -> _Ending:
+        """Decide what an answer becomes, and keep its attachments."""
+        raw, received = outcomes.bytes_of(answer)
+        try:
+            read = Answer.read(raw, received=received)
+        except CodecError as error:
+            fault = InterruptedAnswerError(f"no whole message: {error}", attempts=attempts, partial=raw)
+            self.fail(fault)
+            raise fault from None
+        known = self._history
+        at = identity.now()
+        state, body, turn_body, fields = outcomes.answered(read, prefill=self._prefill, attempts=attempts)
+        uses: dict[int, Sequence[Blob]] = {}
+        raw_use = None
+        if known.options.keep_raw and read.raw is not None:
+            raw_use = evolve(blobs.put(known.database, known.kept.scope, read.raw, at), salt=identity.new_salt())
+            uses[0] = [raw_use]
+        drafts = [
+            outcomes.outcome_draft(
+                self.exchange, state, body, at=at, salt=identity.new_salt(), answer=read, raw_use=raw_use
+            )
+        ]
+        if turn_body is not None:
+            kept = known.detached(turn_body, at, received=True)
+            uses[1] = kept.blobs
+            drafts.append(turn_draft({**fields, "request": self.exchange.position}, kept, at))
+        ended = outcomes.concluded(self.exchange, read, state=state, attempts=attempts, billed=False, at=at)
+        return _Ending(drafts=drafts, exchange=ended, answer=read, uses=uses, late=raw)
+
+    def _conclude(self, ending: _Ending) -> None:
+        """
+        Write the end of an exchange, wherever the log has got to meanwhile, as long as the token is its own.
+
+        Raises:
+            LeaseLostError: Another worker took the exchange over; what came is kept as a note.
+        """
+        known = self._history
+        while True:
+            if ending.commit is not None and known.was_written(ending.commit):
+                return
+            if known.head.token != self._token:
+                known.refresh()
+            if known.head.token != self._token:
+                known.append_whenever(self._late(ending))
+                raise LeaseLostError(known.id, self.exchange.position)
+            commit = self._placed(ending)
+            work = partial(
+                exchanges.finish, commit=commit, exchange=ending.exchange, outcome=commit.entries[0].position
+            )
+            try:
+                known.write(work, commit, ending.uses)
+            except (ConflictError, LeaseLostError, BusyError):
+                # Somebody appended a note meanwhile, or took over: look, and chain the same entries anew.
+                known.refresh()
+                continue
+            if ending.shown is not None:
+                known.show(*ending.shown)
+            logger.debug("conversation %s: exchange %d %s", known.id, self.exchange.position, ending.exchange.state)
+            return
+
+    def _late(self, ending: _Ending) -> Entry:
+        """Record what came too late: it was paid for, and it is evidence, but it is no turn."""
+        fields = {"late": True, "request": self.exchange.position}
+        body = canonical.compose({"answer": ending.late})
+        return draft("note", at=identity.now(), salt=identity.new_salt(), fields=fields, body=body)
+
+    def _placed(self, ending: _Ending) -> Commit:
+        """Chain what ends the exchange at the log's present end."""
+        known = self._history
+        drafts = list(ending.drafts)
+        view_draft = None
+        rejected = ending.exchange.state in {State.REJECTED, State.REFUSED}
+        if rejected and self._on_rejected == "set_aside":
+            view_draft = len(drafts)
+            change, ending.shown = self._set_aside()
+            drafts.append(draft("view", at=drafts[0].at, salt=identity.new_salt(), fields=change))
+        commit = known.prepare(drafts, ending.uses, view=view_draft, pending=(NO_TOKEN, 0), lease=0)
+        made = next((entry for entry in commit.entries if entry.kind == "turn"), None)
+        ending.turn_entry = made
+        ending.exchange = evolve(ending.exchange, turn=None if made is None else made.position)
+        ending.commit = commit
+        return commit
+
+    def _set_aside(self) -> tuple[dict[str, Any], tuple[tuple[View, int], int]]:
+        """Leave everything after the last answered turn out of the view, and go on after the request."""
+        known = self._history
+        messages, (now, depth) = known.messages, known.view
+        keep = messages.model_turns[-1] + 1 if messages.model_turns else 0
+        kept = view.until(now, *messages.places[keep - 1]) if keep else ()
+        new = view.reopened(kept, known.id, self.exchange.position + 1)
+        change = view.fields(now, new, known.head.view_position, depth)
+        return {**change, "request": self.exchange.position}, ((new, change.get("depth", 0)), keep)
+
+
+_NOTHING: Final = Answer(content=b"[]", envelope=b"{}", fields={}, blocks=(), raw=None)
+
+
+@define(kw_only=True)
+class _Ending:
+    """
+    What ends an exchange: decided once, chained at the log's end as often as that moves.
+
+    Attributes:
+        drafts: The outcome entry, and the model's turn where there is one.
+        exchange: The exchange as it will read.
+        answer: The answer; an empty one for a fault.
+        uses: The blobs of the drafts, by index.
+        late: What came, as JSON, should it come too late.
+        commit: The append, once its place is known.
+        turn_entry: The model's turn in its place.
+        shown: The view from then on, its depth, and how many messages stay in it; None where it stays.
+    """
+
+    drafts: Sequence[Entry]
+    exchange: Exchange
+    answer: Answer
+    late: bytes
+    uses: Uses = field(factory=dict)
+    commit: Commit | None = None
+    turn_entry: Entry | None = None
+    shown: tuple[tuple[View, int], int] | None = None
+
+
+# --- beginning ---------------------------------------------------------------------------------------------------
+
+
+def begin(known: History, planned: Planned, terms: Terms, key: str | None) -> Pending:
+    """
+    Write the beginning of an exchange: its turn, its prefill, its request, token and lease.
+
+    Raises:
+        ConflictError, BusyError: Another worker is at it; nothing was written.
+        DatabaseError: The database refused; nothing was written.
+    """
+    at = identity.now()
+    drafts: list[Entry] = []
+    uses: dict[int, Sequence[Blob]] = {}
+    fields: dict[str, Any] = {"last": known.head.length - 1}
+    for origin, message in planned.new:
+        position = known.head.length + len(drafts)
+        if origin is Origin.PREFILL:
+            fields["prefill"] = position
+        else:
+            fields |= {"turn": position, "last": position}
+        uses[len(drafts)] = message.blobs
+        drafts.append(turn_draft({"origin": origin.value}, message, at))
+    beginning = _Beginning(drafts=drafts, uses=uses, fields=fields, at=at, key=key)
+    return _begun(known, planned, terms, beginning)
+
+
+def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Terms) -> Pending:
+    """
+    Begin a new exchange that tries an old one again. No turn is doubled; turns set aside come back.
+
+    Args:
+        known: The conversation.
+        old: The exchange to try again.
+        changes: Settings for the new exchange, over those of the old one.
+        terms: How it is begun.
+
+    Raises:
+        ContentError: Turns were added since, so that bringing the old ones back would change their order.
+        ConflictError, BusyError: Another worker is at it; nothing was written.
+    """
+    at = identity.now()
+    entry = known.entry(old.position)
+    fields = fields_of(entry.header)
+    drafts: list[Entry] = []
+    new_fields: dict[str, Any] = {"last": known.head.length - 1}
+    messages = known.messages
+    view_draft = None
+    if old.state in {State.REJECTED, State.REFUSED} and (change := _brought_back(known, old, fields)) is not None:
+        view_draft = len(drafts)
+        drafts.append(draft("view", at=at, salt=identity.new_salt(), fields=change))
+        messages = _messages_of(known, fields)
+    extra = []
+    prefill = None
+    if "prefill" in fields:
+        new_fields["prefill"] = fields["prefill"]
+        said = known.entry(fields["prefill"])
+        prefill = canonical.object_of(said.body or b"{}").get("content")
+        extra.append([said.body or b""])
+    overrides, secrets = Settings.read(entry.body or b"{}", fields.get("overrides", {})).updated(changes)
+    known.secrets |= secrets
+    body = requests.merged(known.settings.body, overrides.body)
+    version, betas = known.headers_for(known.settings, overrides)
+    request = messages.request(extra, body, version=version, betas=betas, secrets=known.known_secrets)
+    planned = Planned(
+        request=request,
+        findings=(),
+        new=(),
+        overrides=overrides,
+        prefill=prefill,
+        model=str(canonical.object_of(body).get("model", "")),
+    )
+    beginning = _Beginning(
+        drafts=drafts,
+        fields=new_fields,
+        at=at,
+        view=view_draft,
+        retry_of=old.position if old.retry_of is None else old.retry_of,
+        superseded=evolve(old, state=State.UNKNOWN) if old.state in {State.PENDING, State.UNKNOWN} else None,
+    )
+    pending = _begun(known, planned, terms, beginning)
+    if view_draft is not None:
+        known.forget_view()
+    return pending
+
+
+@define(kw_only=True)
+class _Beginning:
+    """
+    What is written when an exchange begins, but for its request entry.
+
+    Attributes:
+        drafts: The turns or the view that come with it.
+        fields: Fields of the request's header: ``last``, ``turn``, ``prefill``.
+        at: When.
+        uses: The blobs of the drafts, by index.
+        key: The idempotency key; None on retries.
+        view: Index of the draft that tells the view.
+        retry_of: The first exchange of the chain of retries.
+        superseded: The exchange of unknown outcome whose place this one takes.
+    """
+
+    drafts: list[Entry]
+    fields: dict[str, Any]
+    at: int
+    uses: Uses = field(factory=dict)
+    key: str | None = None
+    view: int | None = None
+    retry_of: int | None = None
+    superseded: Exchange | None = None
+
+
+def _begun(known: History, planned: Planned, terms: Terms, beginning: _Beginning) -> Pending:
+    request, at, drafts = planned.request, beginning.at, beginning.drafts
+    head = known.head
+    request_salt = identity.new_salt()
+    fields = {
+        **beginning.fields,
+        "builder": requests.BUILDER,
+        "endpoint": request.endpoint,
+        "length": request.length,
+        "max_attempts": terms.max_attempts,
+        "request": chain.part(request_salt, chain.JSON_TYPE, request.digest).hex(),
+        "sent_by": terms.sent_by,
+        "settings": head.settings_position,
+        "version": request.version,
+        "view": head.view_position if beginning.view is None else head.length + beginning.view,
+    }
+    optional = {
+        "betas": list(request.betas),
+        "overrides": planned.overrides.fields(),
+        "retry_of": beginning.retry_of,
+    }
+    fields |= {name: value for name, value in optional.items() if value not in (None, [], {})}
+    drafts.append(
+        draft(
+            "request",
+            at=at,
+            salt=identity.new_salt(),
+            fields=fields,
+            body=None if planned.overrides.body == b"{}" else planned.overrides.body,
+            about={"idempotency_key": beginning.key},
+            request_salt=request_salt,
+        )
+    )
+    commit = known.prepare(
+        drafts,
+        beginning.uses,
+        view=beginning.view,
+        pending=(identity.new_token(), len(drafts) - 1),
+        lease=int(terms.lease * 1_000_000),
+        owner=identity.owner(),
+    )
+    exchange = Exchange(
+        conversation=known.id,
+        position=commit.after.pending_position,
+        state=State.PENDING,
+        model=planned.model,
+        begun=at,
+        body_length=request.length,
+        sent_by=terms.sent_by,
+        retry_of=beginning.retry_of,
+        idempotency_key=beginning.key,
+    )
+    work = partial(exchanges.begin, commit=commit, exchange=exchange, superseded=beginning.superseded)
+    known.write(work, commit, beginning.uses)
+    logger.debug("conversation %s: exchange %d begun, %d bytes", known.id, exchange.position, request.length)
+    return Pending(known, exchange, request, planned.prefill, terms.on_rejected)
+
+
+def _brought_back(known: History, old: Exchange, fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Write the view that a rejected request had, and what came after; None where nothing was set aside."""
+    if fields_of(known.entry(known.head.view_position).header).get("request") != old.position:
+        return None
+    if any(turn.position > old.position and turn.conversation == known.id for turn in known.turns):
+        raise ContentError("", "turns were added since the rejected ones; say it anew instead of trying again")
+    with known.database.read() as connection:
+        past, _ = history.view_at(connection, known.id, fields["view"])
+    now, depth = known.view
+    restored = view.reopened(_ending_at(past, known, fields["last"]), known.id, old.position + 1)
+    return view.fields(now, restored, known.head.view_position, depth)
+
+
+def _ending_at(past: View, known: History, last: int) -> View:
+    return view.until(past, known.id, last) if any(span.last is None for span in past) else past
+
+
+def _messages_of(known: History, fields: Mapping[str, Any]) -> Messages:
+    messages = Messages()
+    with known.database.read() as connection:
+        spans, _ = history.view_at(connection, known.id, fields["view"])
+        history.add_messages(messages, known.database, connection, spans, fields["last"] + 1)
+    return messages
+
+
+# --- the same message again --------------------------------------------------------------------------------------
+
+
+def by_key(known: History, key: str, said: Said) -> Exchange | None:
+    """
+    Find what an idempotency key was used for: the newest try of it, None for a new key.
+
+    Raises:
+        IdempotencyError: The key was used for other content.
+    """
+    with known.database.read() as connection:
+        found = ledger.by_key(connection, known.id, key)
+    if found is None:
+        return None
+    known.refresh()
+    first, newest = found
+    fields = fields_of(known.entry(first).header)
+    recorded = [fields[name] for name in ("turn", "prefill") if name in fields]
+    wires = said.wires()
+    same = len(recorded) == len(wires) and all(
+        _is_said(known, position, wire) for position, (_, wire) in zip(recorded, wires, strict=True)
+    )
+    if not same:
+        raise IdempotencyError(known.id, first)
+    return known.as_of_now(newest)
+
+
+def _is_said(known: History, position: int, wire: bytes) -> bool:
+    """Say whether a recorded turn is this message, by its salted commitment and its attachments' digests."""
+    entry = known.entry(position)
+    shortened, cuts = splices.cut(wire)
+    if entry.salt is None or chain.part_of(entry.salt, shortened).hex() != fields_of(entry.header).get("body"):
+        return False
+    with known.database.read() as connection:
+        used = blobs.used(connection, known.id, position, position).get(position, [])
+    return [blob.digest for blob in used] == [sha256(each.data).digest() for each in cuts]

@@ -1,0 +1,166 @@
+"""
+Preflight: what a request will be, and whether the API would take it, before anything is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from conversation_store.api import request as requests
+from conversation_store.api import rules
+from conversation_store.api.request import Piece, Request, Settings
+from conversation_store.api.rules import Asked, Finding
+from conversation_store.attachments import Detached
+from conversation_store.errors import RuleViolationError
+from conversation_store.history import History
+from conversation_store.record import canonical, codec
+from conversation_store.record.codec import Content
+from conversation_store.record.turns import Origin
+from conversation_store.storage import identity
+
+
+@frozen(kw_only=True)
+class Said:
+    """
+    What is asked for with a request.
+
+    Attributes:
+        content: The user's words, empty to send the history as it stands.
+        prefill: The beginning of the answer, None for none.
+        overrides: Settings for this request alone.
+        check: False lets through what the rule book would refuse.
+        allow_unlisted_model: Take a prefill to a model of which nothing is known.
+        sending: Whether the request goes out as it is.
+    """
+
+    content: Sequence[Content] = ()
+    prefill: str | Sequence[Content] | None = None
+    overrides: Mapping[str, Any]
+    check: bool = True
+    allow_unlisted_model: bool = False
+    sending: bool = True
+
+    def wires(self, first: int = 0) -> list[tuple[Origin, bytes]]:
+        """
+        Write the messages that are new with this request; *first* is the index of the first one of them.
+
+        Raises:
+            ContentError: Something is no content.
+        """
+        written = []
+        if self.content:
+            wire = codec.wire("user", self.content, f"messages.{first}")
+            written.append((origin_of("user", wire), wire))
+        if self.prefill is not None:
+            pieces = (self.prefill,) if isinstance(self.prefill, str) else tuple(self.prefill)
+            written.append((Origin.PREFILL, codec.wire("assistant", pieces, f"messages.{first + len(written)}")))
+        return written
+
+
+@frozen(kw_only=True)
+class Planned:
+    """
+    A request that is decided, and what beginning it must write.
+
+    Attributes:
+        request: The request.
+        findings: Everything the rule book says about it.
+        new: The turns to be written with it, their long strings kept already.
+        overrides: Settings for this exchange alone.
+        prefill: The prefill's ``content``, None for none.
+        model: The model asked.
+    """
+
+    request: Request
+    findings: Sequence[Finding]
+    new: Sequence[tuple[Origin, Detached]]
+    overrides: Settings
+    prefill: Any
+    model: str
+
+
+def plan(history: History, said: Said) -> Planned:
+    """
+    Decide everything about a request but its place in the log.
+
+    Raises:
+        ContentError: Something is no content or no setting.
+        RuleViolationError: The API would refuse it; every finding is in it.
+        DatabaseError: An attachment could not be kept.
+    """
+    messages, settings = history.messages, history.settings
+    overrides, secrets = Settings().updated(said.overrides)
+    body = requests.merged(settings.body, overrides.body)
+    version, betas = history.headers_for(settings, overrides)
+    new = said.wires(len(messages))
+    findings = [
+        finding for n, (_, wire) in enumerate(new, len(messages)) for finding in message_faults(wire, f"messages.{n}.")
+    ]
+    roles = [*messages.roles[:1], *("assistant" if origin is Origin.PREFILL else "user" for origin, _ in new)]
+    last = roles[-1] if new else next(reversed(messages.roles), None)
+    params = canonical.object_of(body)
+    findings += rules.check_request(
+        Asked(
+            params=params,
+            version=version,
+            count=len(messages) + len(new),
+            first=roles[0] if roles else None,
+            last=last,
+            final=_final_content(history, new) if last == "assistant" else None,
+            prefill=said.prefill is not None,
+            sending=said.sending,
+            models=history.options.models,
+            allow_unlisted_model=said.allow_unlisted_model,
+        )
+    )
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if said.check and errors:
+        raise RuleViolationError(errors)
+    at = identity.now()
+    detached = [history.detached(wire, at) for _, wire in new]
+    history.secrets |= secrets
+    return Planned(
+        request=messages.request(
+            [_pieces(history, each) for each in detached],
+            body,
+            version=version,
+            betas=betas,
+            secrets=history.known_secrets,
+        ),
+        findings=findings,
+        new=[(origin, each) for (origin, _), each in zip(new, detached, strict=True)],
+        overrides=overrides,
+        prefill=canonical.object_of(new[-1][1]).get("content") if said.prefill is not None else None,
+        model=str(params.get("model", "")),
+    )
+
+
+def _final_content(history: History, new: Sequence[tuple[Origin, bytes]]) -> Any:
+    wire = new[-1][1] if new else history.turns[-1].wire
+    return canonical.object_of(wire).get("content")
+
+
+def _pieces(history: History, message: Detached) -> Sequence[Piece]:
+    return requests.pieces_of(canonical.header(message.fields()), message.body, message.inserts(history.database))
+
+
+def message_faults(wire: bytes, path: str) -> list[Finding]:
+    """Check one message by itself; *path* leads to it, with a dot at its end."""
+    return rules.check_message(canonical.object_of(wire), path)
+
+
+def origin_of(role: str, wire: bytes) -> Origin:
+    """Say who made a message that a caller gave."""
+    if role == "assistant":
+        return Origin.SYNTHETIC
+    if role == "system":
+        return Origin.SYSTEM
+    return Origin.TOOL if b'"tool_result"' in wire and _holds_result(wire) else Origin.HUMAN
+
+
+def _holds_result(wire: bytes) -> bool:
+    content = canonical.object_of(wire).get("content")
+    return isinstance(content, list) and any(block.get("type") == "tool_result" for block in content)

@@ -1,0 +1,51 @@
+"""The README: its code runs, in order, as a reader would type it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conversation_store.testing import MessagesAPI
+from tests import pictures
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def blocks(language: str) -> list[str]:
+    """Take the fenced blocks of one language out of the README."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def test_every_python_block_runs_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The Python of the README runs from top to bottom against the loopback API, and prints what it says."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ant.png").write_bytes(pictures.png(8, 8))
+    names: dict[str, Any] = {}
+    with MessagesAPI() as api:
+        monkeypatch.setenv("ANTHROPIC_API_KEY", api.key)
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        for source in blocks("python"):
+            exec(compile(source, str(README), "exec"), names)  # noqa: S102 - that is the test
+        for name in ("store", "later"):
+            names[name].close() if name == "store" else names[name]._history.database.close()  # noqa: B018
+    printed = capsys.readouterr().out.splitlines()
+    assert "C" in printed
+    assert "The answer is (C" in printed
+    assert "[]" in printed
+    assert "Hello, I am scripted." in printed
+    assert printed[-1] == "2"
+    assert [turn.origin for turn in names["later"].turns[:2]] == ["human", "synthetic"]
+
+
+def test_the_shell_blocks_are_the_two_commands_and_no_path() -> None:
+    """The README names one command for the main job and one for the tests."""
+    commands = blocks("sh")
+    assert commands[0] == 'pip install -e ".[cli]" && conversation-store demo\n'
+    assert commands[1] == 'pip install -e ".[test]" && python -m pytest -n 2\n'
+    assert not any(os.sep + "home" in command for command in commands)
