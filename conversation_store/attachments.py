@@ -4,10 +4,11 @@ Attachments on their way into the log: long strings cut out of a message, kept a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TypeAlias
 
-from attrs import frozen
+from attrs import field, frozen
 
 from conversation_store.api.request import Insert
 from conversation_store.record import chain, splices
@@ -15,6 +16,9 @@ from conversation_store.record.turns import Splice, splices_of
 from conversation_store.storage import blobs
 from conversation_store.storage.blobs import Blob
 from conversation_store.storage.engine import Database
+
+Marks: TypeAlias = Sequence[Sequence[int]]
+"""Spans of a message, each as [start, length] in bytes."""
 
 
 @frozen(kw_only=True)
@@ -26,17 +30,20 @@ class Detached:
         body: What is stored of it inline.
         blobs: What was cut out, kept already, each with the salt of this use.
         splices: How the header names them.
+        marks: The marked spans, by name, where they are in what is stored inline.
     """
 
     body: bytes
     blobs: Sequence[Blob] = ()
     splices: Sequence[Splice] = ()
+    marks: Mapping[str, Marks] = field(factory=dict)
 
     def fields(self) -> dict[str, object]:
-        """Write the splices as a field of an entry's header; none for none."""
-        if not self.splices:
-            return {}
-        return {"splices": [[splice.offset, splice.commitment, splice.encoding] for splice in self.splices]}
+        """Write splices and marks as fields of an entry's header; none for none."""
+        fields: dict[str, object] = {name: spans for name, spans in self.marks.items() if spans}
+        if self.splices:
+            fields["splices"] = [[splice.offset, splice.commitment, splice.encoding] for splice in self.splices]
+        return fields
 
     def inserts(self, database: Database) -> list[Insert]:
         """Give the strings back, to be made while the message is sent."""
@@ -44,19 +51,36 @@ class Detached:
 
 
 def detach(
-    database: Database, scope: str, body: bytes, *, at: int, salt: Callable[[], bytes], shortest: int = splices.SHORTEST
+    database: Database,
+    scope: str,
+    body: bytes,
+    *,
+    at: int,
+    salt: Callable[[], bytes],
+    shortest: int = splices.SHORTEST,
+    marks: Mapping[str, Marks] | None = None,
 ) -> Detached:
     """
     Cut the long strings out of a message and keep them as blobs, each once.
 
     They are committed before the entry that uses them; a blob that then is not used is swept later.
 
+    Args:
+        database: Where they are kept.
+        scope: The tenant.
+        body: The message.
+        at: When, microseconds since the epoch.
+        salt: Makes 32 bytes for each use of a blob.
+        shortest: Characters of base64 from which a string is cut out.
+        marks: Spans of the message that the header will name (``ours``, ``omit``), as [start, length].
+
     Raises:
         DatabaseError: The database refused.
     """
-    shortened, cuts = splices.cut(body, shortest)
+    marks = marks or {}
+    shortened, cuts = splices.cut(body, shortest, marks=[span for spans in marks.values() for span in spans])
     if not cuts:
-        return Detached(body=body)
+        return Detached(body=body, marks=marks)
     kept, named = [], []
     for each in cuts:
         blob = blobs.put(database, scope, each.data, at)
@@ -64,7 +88,8 @@ def detach(
         commitment = chain.part(own_salt, blob.media_type, blob.digest)
         kept.append(Blob(blob.scope, blob.digest, blob.size, blob.media_type, own_salt))
         named.append(Splice(each.offset, commitment.hex(), each.encoding))
-    return Detached(body=shortened, blobs=kept, splices=named)
+    moved = {name: splices.moved(spans, cuts) for name, spans in marks.items()}
+    return Detached(body=shortened, blobs=kept, splices=named, marks=moved)
 
 
 def inserts(database: Database, cuts: Sequence[Splice], used: Sequence[Blob]) -> list[Insert]:

@@ -200,7 +200,7 @@ class UnknownOutcomeError(StoreError):
     """
     An earlier request with this key may have been answered and billed; nobody knows.
 
-    Say ``on_unknown="resend"``, or call ``recover()``, to decide.
+    Call ``recover()`` to decide; or send it again with its idempotency key and ``on_unknown="resend"``.
     """
 
     conversation: UUID
@@ -210,7 +210,7 @@ class UnknownOutcomeError(StoreError):
     def __str__(self) -> str:
         return (
             f"exchange {self.exchange} of conversation {self.conversation} is {self.state}: it may have been "
-            'answered and billed; call recover(), or send with on_unknown="resend"'
+            'answered and billed; call recover() (or send again with its idempotency key and on_unknown="resend")'
         )
 
 

@@ -1,7 +1,7 @@
 """
-The only file that knows requests: send, retry, translate errors.
+The client of the Messages API: send, retry, translate errors.
 
-What may be sent again is the table in ``verdict``; change it there or nowhere. No redirect, cookie, netrc or
+What may be sent again is the table in ``retry.verdict``. No redirect, cookie, netrc or
 environment setting takes part in a request, no thread is started, and the key stands in one header only.
 """
 
@@ -9,40 +9,29 @@ from __future__ import annotations
 
 import functools
 import http.client
-import io
 import ipaddress
 import logging
-import math
 import os
-import random
 import re
-import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from email.utils import parsedate_to_datetime
-from enum import Enum
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Literal, NoReturn, Protocol, Self, TypeAlias
+from typing import Any, Final, Literal, NoReturn, Self, TypeAlias
 from urllib.parse import quote, urlsplit
 
 from attrs import define, evolve, field, frozen
 from requests import PreparedRequest, Request, Response
-from requests.adapters import HTTPAdapter
 from requests.exceptions import InvalidHeader, InvalidSchema, InvalidURL, RequestException
 from requests.utils import resolve_proxies, select_proxy
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
+from conversation_store.api.connection import Adapter, Line, Payload, PayloadError, Upload, cause, current
+from conversation_store.api.retry import INTERRUPTED, NO_ANSWER, NOT_SENT, Clock, Verdict, backoff, retry_after, verdict
 from conversation_store.errors import (
     APIError,
     CodecError,
     ConfigurationError,
-    ContentError,
     InterruptedAnswerError,
     NoAnswerError,
     NotSentError,
@@ -66,30 +55,12 @@ ERROR_LIMIT: Final = 1024 * 1024
 
 ERROR_SECONDS: Final = 10.0
 
-IDLE_SECONDS: Final = 30.0
-"""A kept connection idle for longer is not used again: it may be gone without our having been told."""
-
 _HOME: Final = "https://api.anthropic.com"
 _token: Final = re.compile(r"[\x21-\x7e]+")
 _path: Final = re.compile(r"/[\w./?=&%~-]*", re.ASCII)
 
 _PIECE: Final = 64 * 1024
 _CONNECTIONS: Final = 64
-_NOT_SENT: Final = "not sent"
-_NO_ANSWER: Final = "no answer"
-_INTERRUPTED: Final = "interrupted"
-
-
-class Payload(Protocol):
-    """A request's body made while it is sent, so that it never stands in memory whole."""
-
-    def __len__(self) -> int:
-        """Count the bytes that iterating gives."""
-        ...
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Give the bytes from the beginning; called once for each attempt."""
-        ...
 
 
 @frozen(kw_only=True)
@@ -110,24 +81,6 @@ class Answer:
     body: bytes = field(repr=False)
     attempts: tuple[Attempt, ...]
     request_id: str | None
-
-
-@frozen(kw_only=True)
-class Clock:
-    """
-    What the client asks of the world besides a socket; a test gives its own.
-
-    Attributes:
-        now: Microseconds since the epoch, UTC.
-        monotonic: Seconds, for deadlines.
-        sleep: Wait so many seconds.
-        random: A number from 0 to 1, 1 excluded.
-    """
-
-    now: Callable[[], int] = lambda: time.time_ns() // 1000
-    monotonic: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
-    random: Callable[[], float] = random.random
 
 
 class Secret:
@@ -161,277 +114,6 @@ class Secret:
         raise TypeError("a secret cannot be pickled or copied")
 
 
-# --- What may be sent again ---------------------------------------------------------------------------------
-
-
-class Verdict(Enum):
-    """What the outcome of an attempt says about another one."""
-
-    AGAIN = "it did not run and may be sent again silently"
-    UNKNOWN = "it may have run and been billed: sent again only if the caller said so"
-    FINAL = "sending it again would change nothing, or must not happen"
-
-
-_NOT_RUN: Final = frozenset({408, 409, 429, 503, 529})
-_SPENT: Final = frozenset({"contract_spend_limit_reached", "enforced_spend_limit_reached"})
-
-
-def verdict(
-    *,
-    status: int | None = None,
-    fault: str | None = None,
-    should_retry: str | None = None,
-    error_code: str | None = None,
-    told_to_wait: bool = False,
-) -> Verdict:
-    """
-    Judge an attempt that brought no whole answer.
-
-    Args:
-        status: The HTTP status, None where none came.
-        fault: As in ``Attempt``.
-        should_retry: The header ``x-should-retry``.
-        error_code: ``error.details.error_code``.
-        told_to_wait: Whether there was a ``retry-after`` or ``retry-after-ms``.
-
-    Source: Messages API documentation, "Errors" and "Rate limits", and the retry rules of the official Python
-    SDK; stricter where a second request could be billed twice.
-    """
-    if fault is not None:
-        return Verdict.AGAIN if fault == _NOT_SENT else Verdict.UNKNOWN
-    spent = status == 429 and (not told_to_wait or error_code in _SPENT)  # noqa: PLR2004
-    if status is None or status < 400 or should_retry == "false" or spent:  # noqa: PLR2004
-        return Verdict.FINAL
-    if status in _NOT_RUN or should_retry == "true":
-        return Verdict.AGAIN
-    return Verdict.UNKNOWN if status >= 500 else Verdict.FINAL  # noqa: PLR2004
-
-
-def retry_after(headers: Mapping[str, str], now: int) -> float | None:
-    """
-    Read how many seconds the API asked to wait; None where it did not, or asked for nothing positive.
-
-    Args:
-        headers: By lower-case name. ``retry-after-ms`` goes before ``retry-after`` (seconds or an HTTP date).
-        now: Microseconds since the epoch.
-    """
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        with suppress(ValueError, KeyError):
-            seconds = float(headers[name]) * unit
-            if math.isfinite(seconds) and seconds > 0:
-                return seconds
-    with suppress(ValueError, TypeError, KeyError, OverflowError):
-        seconds = parsedate_to_datetime(headers["retry-after"]).timestamp() - now / 1_000_000
-        return seconds if seconds > 0 else None
-    return None
-
-
-def backoff(failed: int, chance: float) -> float:
-    """
-    Choose how many seconds to wait when the API did not say.
-
-    Args:
-        failed: How many attempts failed before this last one, from 0.
-        chance: From 0 to 1; spreads clients that failed together.
-    """
-    return min(0.5 * 2.0 ** min(failed, 8), 8.0) * (1 - 0.25 * chance)
-
-
-# --- The connection: one deadline for everything, and what was really sent ----------------------------------
-
-
-@define(eq=False)
-class _Line:
-    """
-    One attempt, as its connection sees it.
-
-    ``sent`` is False only while it is certain that the request was not handed to the socket whole: such a
-    request cannot have run, its Content-Length being unmet.
-    """
-
-    deadline: float
-    monotonic: Callable[[], float]
-    sent: bool = True
-    last_used: float = 0.0
-
-    def limit(self, sock: socket.socket | None) -> None:
-        """Let the next operation of *sock* take no longer than the whole request may."""
-        self.last_used = self.monotonic()
-        left = self.deadline - self.last_used
-        if left <= 0:
-            raise TimeoutError("the total timeout is over")
-        if sock is not None:
-            sock.settimeout(left)
-
-
-class _Current(threading.local):
-    line: _Line | None = None
-
-
-_current: Final = _Current()
-
-
-class _Within(io.RawIOBase):
-    """Reads a socket, no single read going beyond the deadline."""
-
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, line: _Line) -> None:
-        super().__init__()
-        self._raw = raw
-        self._sock = sock
-        self._line = line
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any, /) -> int | None:
-        self._line.limit(self._sock)
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _LimitedResponse(http.client.HTTPResponse):
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        if _current.line is not None:
-            self.fp = io.BufferedReader(_Within(self.fp.detach(), sock, _current.line))
-
-
-class _Connection(HTTPConnection):
-    response_class = _LimitedResponse
-    _line: _Line | None = None
-
-    @property
-    def is_connected(self) -> bool:
-        line = self._line
-        idle = line is not None and line.monotonic() - line.last_used > IDLE_SECONDS
-        return not idle and super().is_connected
-
-    def _begin(self) -> _Line | None:
-        self._line = _current.line
-        if self._line is not None:
-            self._line.sent = False
-        return self._line
-
-    def connect(self) -> None:
-        self._begin()
-        super().connect()
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        line = self._begin()
-        super().request(*args, **kwargs)
-        if line is not None:
-            line.sent = True
-
-    def send(self, data: Any) -> None:
-        if self._line is not None:
-            self._line.limit(self.sock)
-        super().send(data)
-
-
-class _TLSConnection(_Connection, HTTPSConnection):
-    pass
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TLSPool(HTTPSConnectionPool):
-    ConnectionCls = _TLSConnection
-
-
-# A connection that waits ten minutes for an answer must not be dropped by what stands between; as the
-# official SDK does. Not every system has every name.
-_KEEP_ALIVE: Final = [
-    (level, getattr(socket, name), value)
-    for level, name, value in (
-        (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
-        (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
-        (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 60),
-        (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 60),
-        (socket.IPPROTO_TCP, "TCP_KEEPCNT", 5),
-    )
-    if hasattr(socket, name)
-]
-
-
-class _Adapter(HTTPAdapter):
-    """requests' own, with our connections. Used without a Session: no redirects, no cookies, no netrc."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, socket_options=_KEEP_ALIVE, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
-
-    def proxy_manager_for(self, proxy: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(proxy, socket_options=_KEEP_ALIVE, **kwargs)
-        manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
-        return manager
-
-
-class _PayloadError(Exception):
-    """Carries the failure of a payload past urllib3, which takes some exceptions for its own and swallows them."""
-
-
-class _Upload:
-    """A payload as requests takes it; holds it to its length and remembers what its maker raised."""
-
-    def __init__(self, payload: Payload) -> None:
-        self._payload = payload
-        self._length = len(payload)
-        self._error: Exception | None = None
-        self._where: TracebackType | None = None
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[bytes]:
-        given = 0
-        try:
-            for part in self._payload:
-                given += len(part)
-                if given > self._length:
-                    break
-                yield part
-            self._check(given)
-        except Exception as error:  # noqa: BLE001, raised again by raise_own
-            self._error, self._where = error, error.__traceback__
-            raise _PayloadError from None
-
-    def _check(self, given: int) -> None:
-        if given != self._length:
-            raise ContentError("", f"a payload of {self._length} bytes gave {given}")
-
-    def raise_own(self) -> None:
-        """Raise what the payload raised, as its own and not as a broken connection."""
-        if self._error is not None:
-            error, where, self._error, self._where = self._error, self._where, None, None
-            error.__context__ = None
-            raise error.with_traceback(where)
-
-
-def _cause(error: BaseException) -> str:
-    """Say in words what the innermost error says: no addresses of objects, no bytes of a peer."""
-    for _ in range(16):
-        inner: object = getattr(error, "reason", None)
-        if not isinstance(inner, BaseException):
-            inner = next((each for each in error.args if isinstance(each, BaseException)), error.__cause__)
-        if not isinstance(inner, BaseException):
-            break
-        error = inner
-    if isinstance(error, TimeoutError):
-        return "it took too long"
-    if isinstance(error, http.client.RemoteDisconnected):
-        return "the connection was closed"
-    if isinstance(error, http.client.IncompleteRead):
-        return "the connection was closed early"
-    if isinstance(error, OSError):
-        return (error.strerror or str(error) or type(error).__name__)[:200]
-    return type(error).__name__
-
-
 # --- One request --------------------------------------------------------------------------------------------
 
 
@@ -462,6 +144,7 @@ class _Outcome:
     retry_after: float | None = None
     error: Mapping[str, JSON] = field(factory=dict, repr=False)
     body_request_id: str | None = None
+    opened: _Opened | None = None
 
     @property
     def answered(self) -> bool:
@@ -494,12 +177,12 @@ class _Outcome:
             "error_code": self.error_code,
             "attempts": attempts,
         }
-        if self.fault == _NOT_SENT:
+        if self.fault == NOT_SENT:
             return NotSentError(f"the request was not sent to {host}: {self.reason}", **common)
-        if self.fault == _NO_ANSWER:
+        if self.fault == NO_ANSWER:
             message = f"no answer from {host}: {self.reason}; the request may have been run and billed"
             return NoAnswerError(message, **common)
-        if self.fault == _INTERRUPTED:
+        if self.fault == INTERRUPTED:
             message = f"the answer of {host} broke off after {len(self.body)} bytes: {self.reason}"
             return InterruptedAnswerError(message, partial=self.body, **common)
         status = self.status or 0
@@ -537,7 +220,7 @@ def _explained(body: bytes) -> tuple[Mapping[str, JSON], str | None]:
 class _Opened:
     """A response whose headers have come: gives its body as it arrives, and why it ended early if it did."""
 
-    def __init__(self, response: Response, line: _Line) -> None:
+    def __init__(self, response: Response, line: Line) -> None:
         self.status = response.status_code
         self.headers = {name.lower(): value for name, value in response.headers.items() if name.lower() != "set-cookie"}
         self.broken: str | None = None
@@ -551,7 +234,7 @@ class _Opened:
             while piece := raw.read1(_PIECE, decode_content=False):
                 yield piece
         except (HTTPError, OSError) as error:
-            self.broken = _cause(error)
+            self.broken = cause(error)
 
     def read(self, limit: int) -> bytes:
         """Read the body to its end, or to *limit* bytes."""
@@ -564,6 +247,10 @@ class _Opened:
                 break
         return bytes(body)
 
+    def when_idle(self, seconds: float, tell: Callable[[], None]) -> None:
+        """Call *tell* whenever nothing has come for *seconds*."""
+        self._line.idle, self._line.on_idle = seconds, tell
+
     def hurry(self, seconds: float) -> None:
         """Wait no longer than *seconds* for the rest."""
         self._line.deadline = min(self._line.deadline, self._line.monotonic() + seconds)
@@ -571,6 +258,41 @@ class _Opened:
     def close(self) -> None:
         """Let the connection go: kept for the next request where the body was read to its end."""
         self._response.close()
+
+
+class Streamed:
+    """
+    An answer that is read as it arrives.
+
+    Attributes:
+        attempts: Every attempt that was made, oldest first; the last one's fault is set if it breaks off.
+        request_id: The API's own id of the request.
+    """
+
+    def __init__(self, opened: _Opened, attempts: tuple[Attempt, ...], request_id: str | None) -> None:
+        self._opened = opened
+        self.attempts = attempts
+        self.request_id = request_id
+
+    def pieces(self, *, idle: float, on_idle: Callable[[], None]) -> Iterator[bytes]:
+        """
+        Give every byte that arrives, at once; afterwards look at ``broken``.
+
+        *on_idle* is called, on this thread, when nothing has come for *idle* seconds.
+        """
+        self._opened.when_idle(idle, on_idle)
+        yield from self._opened.pieces()
+        if self.broken is not None:
+            self.attempts = (*self.attempts[:-1], evolve(self.attempts[-1], fault=INTERRUPTED))
+
+    @property
+    def broken(self) -> str | None:
+        """Why the bytes ended early, in words; None where they ended as they should or have not ended."""
+        return self._opened.broken
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self._opened.close()
 
 
 # --- The client ---------------------------------------------------------------------------------------------
@@ -654,7 +376,7 @@ class Client:
         self._clock = clock or Clock()
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._adapter = _Adapter(pool_maxsize=_CONNECTIONS)
+        self._adapter = Adapter(pool_maxsize=_CONNECTIONS)
         self.headers()
 
     def __repr__(self) -> str:
@@ -764,6 +486,36 @@ class Client:
             )
         )
 
+    def stream(
+        self,
+        body: bytes | Payload,
+        *,
+        version: str | None = None,
+        betas: Sequence[str] = (),
+        path: str = "/v1/messages",
+        on_unknown: OnUnknown | None = None,
+    ) -> Streamed:
+        """
+        Post a request whose answer is read as it arrives; tried again only until its headers have come.
+
+        Args:
+            body: The exact bytes, or a payload that makes them while they are sent.
+            version: ``anthropic-version`` of this request.
+            betas: Beta ids of this request, after the client's.
+            path: Where at the API, from ``/v1``.
+            on_unknown: ``raise`` or ``resend``.
+
+        Returns:
+            The answer's bytes, to be read to their end or closed.
+
+        Raises:
+            As ``send``, but ``InterruptedAnswerError``: whether an answer is whole its reader must judge.
+        """
+        call = self._call("POST", path, body, self.headers(version, betas), on_unknown=on_unknown)
+        outcome = self._tried(call, self._open)
+        assert outcome.opened is not None  # noqa: S101 - what _open gives where the status is one of an answer
+        return Streamed(outcome.opened, tuple(call.attempts), outcome.request_id)
+
     def count_tokens(self, body: bytes | Payload, *, version: str | None = None, betas: Sequence[str] = ()) -> int:
         """
         Ask how many input tokens a request has. Free of charge, so it is sent again whenever that helps.
@@ -846,21 +598,25 @@ class Client:
         )
 
     def _run(self, call: _Call) -> Answer:
-        """Try until there is an answer, an error that stays, or no time."""
+        outcome = self._tried(call, self._read)
+        return Answer(
+            status=outcome.status or 0,
+            headers=outcome.headers,
+            body=outcome.body,
+            attempts=tuple(call.attempts),
+            request_id=outcome.request_id,
+        )
+
+    def _tried(self, call: _Call, take: Callable[[_Opened, Secret], _Outcome]) -> _Outcome:
+        """Try until there is an answer, an error that stays, or no time; *take* reads what came."""
         waited = 0.0
         while True:
-            outcome = self._attempt(call, waited)
+            outcome = self._attempt(call, waited, take)
             attempts = tuple(call.attempts)
             tried = (outcome.fault or outcome.status, len(attempts), outcome.request_id)
             if outcome.answered:
                 logger.debug("answered %s at attempt %d, request %s", *tried)
-                return Answer(
-                    status=outcome.status or 0,
-                    headers=outcome.headers,
-                    body=outcome.body,
-                    attempts=attempts,
-                    request_id=outcome.request_id,
-                )
+                return outcome
             pause = self._pause(call, outcome)
             if pause is None:
                 logger.debug("%s at attempt %d, request %s: raised", *tried)
@@ -881,12 +637,12 @@ class Client:
         pause = outcome.retry_after or backoff(len(call.attempts) - 1, self._clock.random())
         return pause if pause < call.deadline - self._clock.monotonic() else None
 
-    def _attempt(self, call: _Call, waited: float) -> _Outcome:
+    def _attempt(self, call: _Call, waited: float, take: Callable[[_Opened, Secret], _Outcome]) -> _Outcome:
         at, begun = self._clock.now(), self._clock.monotonic()
         secret = self._credential()
-        line = _Line(deadline=call.deadline, monotonic=self._clock.monotonic)
+        line = Line(deadline=call.deadline, monotonic=self._clock.monotonic)
         opened = self._post(call, *secret, line)
-        outcome = opened if isinstance(opened, _Outcome) else self._read(opened, secret[1])
+        outcome = opened if isinstance(opened, _Outcome) else take(opened, secret[1])
         call.attempts.append(
             Attempt(
                 at=at,
@@ -899,12 +655,12 @@ class Client:
         )
         return outcome
 
-    def _post(self, call: _Call, name: str, secret: Secret, line: _Line) -> _Opened | _Outcome:
+    def _post(self, call: _Call, name: str, secret: Secret, line: Line) -> _Opened | _Outcome:
         """Send once. What requests raises ends here: it holds the request, and that the key."""
         left = max(call.deadline - self._clock.monotonic(), 0.001)
-        upload = call.body if call.body is None or isinstance(call.body, bytes) else _Upload(call.body)
+        upload = call.body if call.body is None or isinstance(call.body, bytes) else Upload(call.body)
         wrong, reason = False, ""
-        _current.line = line
+        current.line = line
         try:
             prepared = Request(call.method, call.url, headers=dict(call.headers), data=upload).prepare()
             prepared.headers[name] = ("Bearer " if name == "authorization" else "") + secret.reveal()
@@ -918,18 +674,23 @@ class Client:
                 ),
                 line,
             )
-        except (RequestException, HTTPError, OSError, _PayloadError) as error:
+        except (RequestException, HTTPError, OSError, PayloadError) as error:
             wrong = isinstance(error, (InvalidURL, InvalidSchema, InvalidHeader))
-            reason = _cause(error)
+            reason = cause(error)
         finally:
-            _current.line = None
-        if isinstance(upload, _Upload):
+            current.line = None
+        if isinstance(upload, Upload):
             upload.raise_own()
         if wrong:
             raise ConfigurationError(f"the request could not be sent ({reason}): check base_url and proxies")
         if line.deadline <= self._clock.monotonic():
             reason = f"the timeout of {call.timeout:g} s is over"
-        return _Outcome(fault=_NO_ANSWER if line.sent else _NOT_SENT, reason=reason)
+        return _Outcome(fault=NO_ANSWER if line.sent else NOT_SENT, reason=reason)
+
+    def _open(self, opened: _Opened, secret: Secret) -> _Outcome:
+        """Take an answer as it is, unread; read an error."""
+        came = _Outcome(status=opened.status, headers=opened.headers, opened=opened)
+        return came if came.answered else self._read(opened, secret)
 
     def _read(self, opened: _Opened, secret: Secret) -> _Outcome:
         """Read the body, and judge whether it is whole."""
@@ -953,7 +714,7 @@ class Client:
             except CodecError as error:
                 coding = opened.headers.get("content-encoding", "identity")
                 reason = str(error) if coding == "identity" else f"it is encoded ({coding[:20]})"
-        return evolve(came, body=body, fault=_INTERRUPTED if reason is not None else None, reason=reason)
+        return evolve(came, body=body, fault=INTERRUPTED if reason is not None else None, reason=reason)
 
     def _credential(self) -> tuple[str, Secret]:
         """Find the header and the value, now: a key may have been changed since the last request."""
@@ -976,12 +737,12 @@ class Client:
             return name, secret
         raise ConfigurationError("no API key: set ANTHROPIC_API_KEY, or give Client(api_key=…)")
 
-    def _connections(self) -> _Adapter:
+    def _connections(self) -> Adapter:
         """Return the pool of this process: a child must not write to the connections of its parent."""
         if self._pid != os.getpid():
             with self._lock:
                 if self._pid != os.getpid():
-                    self._adapter = _Adapter(pool_maxsize=_CONNECTIONS)
+                    self._adapter = Adapter(pool_maxsize=_CONNECTIONS)
                     self._pid = os.getpid()
         return self._adapter
 

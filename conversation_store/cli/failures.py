@@ -12,6 +12,7 @@ from typing import Final
 from conversation_store.errors import (
     APIError,
     AuthenticationError,
+    BadRequestError,
     BillingError,
     BusyError,
     CodecError,
@@ -27,6 +28,7 @@ from conversation_store.errors import (
     NotSentError,
     OverloadedError,
     RateLimitError,
+    RequestTooLargeError,
     RuleViolationError,
     SchemaMismatchError,
     ServerError,
@@ -34,6 +36,7 @@ from conversation_store.errors import (
     StoreError,
     UnknownOutcomeError,
     UnknownResourceError,
+    UnprocessableError,
 )
 
 
@@ -58,6 +61,7 @@ class MissingFileError(NotFoundError):
 
 
 _AGAIN: Final = "/retry sends it again"
+_SET_ASIDE: Final = "this message is set aside; say it differently, or /retry"
 
 # Error class, exit code, next step ("" where the error's own words have one).
 _TOLD: Final[tuple[tuple[type[ConversationStoreError], Code, str], ...]] = (
@@ -70,7 +74,10 @@ _TOLD: Final[tuple[tuple[type[ConversationStoreError], Code, str], ...]] = (
     (RateLimitError, Code.API, f"wait a little; {_AGAIN}"),
     (OverloadedError, Code.API, f"wait a little; {_AGAIN}"),
     (ServerError, Code.API, f"it may have been run and billed; {_AGAIN}"),
-    (StatusError, Code.API, "this message is set aside; say it differently, or /retry"),
+    (BadRequestError, Code.API, _SET_ASIDE),
+    (RequestTooLargeError, Code.API, _SET_ASIDE),
+    (UnprocessableError, Code.API, _SET_ASIDE),
+    (StatusError, Code.API, _AGAIN),
     (NotSentError, Code.API, f"nothing was sent; {_AGAIN} once there is a connection, or use --offline"),
     (NoAnswerError, Code.API, f"it may have been run and billed; {_AGAIN}"),
     (InterruptedAnswerError, Code.API, f"what came is in the record; {_AGAIN}"),

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from math import isfinite
 from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
 from conversation_store.errors import CodecError, ContentError
@@ -21,6 +22,7 @@ DEEPEST: Final = 200
 """Levels of nesting accepted; deeper JSON is refused rather than parsed (a bomb, not a message)."""
 
 _MOST_DIGITS: Final = 100_000
+_MOST_BITS: Final = 332_192  # every integer of so many bits has at most _MOST_DIGITS digits
 
 
 class Member(NamedTuple):
@@ -45,6 +47,13 @@ def _any_integer(digits: str) -> int:
 
 _decoder: Final = json.JSONDecoder(parse_constant=_refuse_constant)
 _patient_decoder: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_any_integer)
+_encoder: Final = json.JSONEncoder(
+    ensure_ascii=False,
+    separators=(",", ":"),
+    allow_nan=False,
+    check_circular=False,  # what holds itself is too deep
+    default=dict,  # of the mappings that are no dict; everything else is refused before
+)
 _space: Final = re.compile(r"[ \t\n\r]*")
 _string: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
@@ -74,11 +83,14 @@ def _refuse_deep(data: bytes) -> None:
 
 def _value_at(text: str, start: int) -> tuple[JSON, int]:
     try:
-        return _decoder.raw_decode(text, start)
+        try:
+            return _decoder.raw_decode(text, start)
+        except (json.JSONDecodeError, CodecError):
+            raise
+        except ValueError:  # an integer with more digits than int() takes
+            return _patient_decoder.raw_decode(text, start)
     except json.JSONDecodeError as error:
         raise CodecError(f"not JSON: {error.msg}", len(text[: error.pos].encode())) from None
-    except ValueError:
-        return _patient_decoder.raw_decode(text, start)
 
 
 def _after_space(text: str, at: int) -> int:
@@ -99,7 +111,8 @@ def loads(data: bytes) -> JSON:
     text = text_of(data)
     _refuse_deep(data)
     value, end = _value_at(text, _after_space(text, 0))
-    if _after_space(text, end) != len(text):
+    end = _after_space(text, end)
+    if end != len(text):
         raise CodecError("something follows the JSON value", len(text[:end].encode()))
     return value
 
@@ -190,21 +203,40 @@ def dumps(value: object, path: str = "") -> bytes:
             surrogate, too deep a nesting), with *path* leading to it.
     """
     _check(value, path, 0)
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
-    return text.encode()
+    try:
+        return _encoder.encode(value).encode()
+    except ValueError:  # an integer with more digits than str() gives
+        return _patiently(value).encode()
 
 
-def _check(value: object, path: str, depth: int) -> None:
+def _patiently(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_patiently(key)}:{_patiently(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(_patiently, value)) + "]"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(Decimal(value))
+    return _encoder.encode(value)
+
+
+def _fault(value: str | float | None) -> str | None:
+    """Say what JSON cannot, or this library will not, write exactly."""
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise ContentError(path, f"a lone surrogate at character {error.start} is no text") from None
-    elif value is None or isinstance(value, int):
-        return
-    elif isinstance(value, float):
-        if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124
-            raise ContentError(path, f"{value} is no JSON number")
+            return f"a lone surrogate at character {error.start} is no text"
+    elif isinstance(value, float) and not isfinite(value):
+        return f"{value} is no JSON number"
+    elif isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        return f"an integer of more than {_MOST_DIGITS} digits"
+    return None
+
+
+def _check(value: object, path: str, depth: int) -> None:
+    if value is None or isinstance(value, (str, int, float)):
+        if fault := _fault(value):
+            raise ContentError(path, fault)
     elif depth >= DEEPEST:
         raise ContentError(path, f"nested deeper than {DEEPEST} levels")
     elif isinstance(value, Mapping):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from binascii import Error as BadBase64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Literal, TypeAlias
 
 import pybase64
@@ -85,12 +85,17 @@ def text(chunks: Iterable[bytes], encoding: Encoding) -> Iterator[bytes]:
         yield pybase64.b64encode(rest)
 
 
-def cut(body: bytes, shortest: int = SHORTEST) -> tuple[bytes, list[Cut]]:
+def cut(body: bytes, shortest: int = SHORTEST, *, marks: Iterable[Sequence[int]] = ()) -> tuple[bytes, list[Cut]]:
     """
     Take the long strings out of a body.
 
     A run of base64 of *shortest* characters or more whose decoding encodes back to the same text, and any
     other string over ``LONGEST_INLINE``.
+
+    Args:
+        body: JSON, or any bytes.
+        shortest: Characters of base64 from which a string is taken out.
+        marks: Spans of the body, as (start, length); a string that one of them begins or ends in stays.
 
     Returns:
         The shortened body, and the cuts in the order of their offsets; inserting each at its offset
@@ -111,6 +116,9 @@ def cut(body: bytes, shortest: int = SHORTEST) -> tuple[bytes, list[Cut]]:
                 found = [each for each in found if each[1] != end]
                 found.append((start, end, body[start:end], "raw"))
         found.sort()
+    for begin, size in marks:
+        end = begin + size
+        found = [each for each in found if each[1] <= begin or end <= each[0] or (begin < each[0] and each[1] < end)]
     kept, cuts, at, offset = [], [], 0, 0
     for start, end, data, encoding in found:
         kept.append(body[at:start])
@@ -123,6 +131,21 @@ def cut(body: bytes, shortest: int = SHORTEST) -> tuple[bytes, list[Cut]]:
 def _strings(body: bytes) -> Iterator[tuple[int, int]]:
     for found in _whole_string.finditer(body):
         yield found.span(1)
+
+
+def moved(marks: Iterable[Sequence[int]], cuts: Sequence[Cut]) -> list[list[int]]:
+    """Say where spans of a body are in the shortened one, as [start, length]; ``cut`` was told of them."""
+
+    def place(at: int) -> int:
+        gone = 0
+        for each in cuts:
+            size = length(len(each.data), each.encoding)
+            if each.offset + gone + size > at:
+                break
+            gone += size
+        return at - gone
+
+    return [[place(begin), place(begin + size) - place(begin)] for begin, size in marks]
 
 
 def restore(body: bytes, inserts: Iterable[tuple[int, bytes]]) -> bytes:

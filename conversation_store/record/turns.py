@@ -236,6 +236,10 @@ def model_turn(
     return body, ours, left_out
 
 
+def _is_text(block: object) -> bool:
+    return isinstance(block, Mapping) and block.get("type") == "text" and isinstance(block.get("text"), str)
+
+
 def _joined(content: bytes, prefill: str | Sequence[Any], omit: Sequence[int]) -> tuple[int, bytes]:
     """Say where in *content* the prefill goes, and as which bytes."""
     said: list[Any] = [{"type": "text", "text": prefill}] if isinstance(prefill, str) else list(prefill)
@@ -243,7 +247,7 @@ def _joined(content: bytes, prefill: str | Sequence[Any], omit: Sequence[int]) -
     first = next((block for n, block in enumerate(blocks) if n not in omit), None)
     value = first.value if first is not None else None
     # What is ours must be one run of bytes: a prefill of several blocks is put in front whole.
-    if len(said) == 1 and first is not None and isinstance(value, dict) and value.get("type") == "text":
+    if len(said) == 1 and first is not None and _is_text(said[0]) and _is_text(value):
         text = canonical.members(content[first.start : first.end])["text"]
         return first.start + text.start + 1, canonical.dumps(said[0]["text"])[1:-1]
     at = blocks[0].start if blocks else content.index(b"[") + 1

@@ -27,7 +27,9 @@ from attrs import define, field, frozen
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from conversation_store.api import client as module
-from conversation_store.api.client import Client, Clock, Secret, Verdict, backoff, retry_after, verdict
+from conversation_store.api import connection
+from conversation_store.api.client import Client, Secret
+from conversation_store.api.retry import Clock, Verdict, backoff, retry_after, verdict
 from conversation_store.errors import (
     APIError,
     CodecError,
@@ -963,7 +965,7 @@ def everything_of(error: BaseException) -> str:
     text += traceback.format_exception(error)
     assert error.__context__ is None
     for frame in traceback.walk_tb(error.__traceback__):
-        if frame[0].f_code.co_filename == module.__file__:
+        if frame[0].f_code.co_filename in {module.__file__, connection.__file__}:
             text += [f"{name}={value!r}" for name, value in frame[0].f_locals.items()]
         else:
             assert "site-packages" not in frame[0].f_code.co_filename
@@ -1162,7 +1164,7 @@ def test_an_idle_connection_is_not_trusted(serve: Any, connect: Any, world: Worl
     server = serve(answer())
     client = connect(server)
     client.send(b"{}")
-    world.time += module.IDLE_SECONDS + 1
+    world.time += connection.IDLE_SECONDS + 1
     client.send(b"{}")
     assert [heard.connection for heard in server.heard] == [1, 2]
 

@@ -40,10 +40,10 @@ DOORS: Final[Mapping[str, tuple[str, ...]]] = {
     "psycopg": ("storage/",),
     "pybase64": ("record/splices.py", "testing/"),
     "pymysql": ("storage/",),
-    "requests": ("api/client.py",),
+    "requests": ("api/client.py", "api/connection.py"),
     "rich": ("cli/",),
     "sqlalchemy": ("storage/", "migrations/"),
-    "urllib3": ("api/client.py",),
+    "urllib3": ("api/client.py", "api/connection.py"),
 }
 TYPES: Final = {"sqlalchemy.Connection", "sqlalchemy.Engine", "sqlalchemy.URL"}  # as types, they may cross these rooms:
 TYPED: Final = ("exchanges.py", "attachments.py", "history.py", "audit/", "conversation.py", "store.py")

@@ -1,0 +1,150 @@
+"""Databases as the command line names them: the options, opening one, and the commands below ``db``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import click
+
+from conversation_store.api.client import Client
+from conversation_store.cli.failures import Code, MissingFileError
+from conversation_store.cli.terminal import Screen
+from conversation_store.conversation import Conversation
+from conversation_store.errors import NotFoundError
+from conversation_store.storage import migrate
+from conversation_store.storage.engine import Database
+from conversation_store.storage.tables import REVISION
+from conversation_store.store import Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT: Final = "sqlite:///conversations.db"
+_FILE: Final = re.compile(r"sqlite(?:\+\w+)?:///(?P<path>[^?]+)")
+_SCHEME: Final = re.compile(r"[\w+.-]+://")
+
+
+def url_of(given: str) -> str:
+    """Take a database as people give it: an SQLAlchemy URL, or the path of a SQLite file."""
+    return given if _SCHEME.match(given) else f"sqlite:///{given}"
+
+
+def file_of(url: str) -> Path | None:
+    """Say which file a SQLite URL names; None for every other database."""
+    found = _FILE.match(url)
+    if found is None or found["path"] == ":memory:" or found["path"].startswith("file:"):
+        return None
+    return Path(found["path"])
+
+
+def database_options(command: F) -> F:
+    """Give a command the options ``--database`` and ``--scope``."""
+    database = click.option(
+        "--database",
+        metavar="URL",
+        envvar="CONVERSATION_STORE_DATABASE",
+        default=DEFAULT,
+        show_default=True,
+        show_envvar=True,
+        help="An SQLAlchemy URL, or the path of a SQLite file.",
+    )
+    scope = click.option("--scope", default="", help="The tenant whose conversations are meant.")
+    return database(scope(command))
+
+
+def existing(url: str) -> str:
+    """
+    Give a URL back, if there is something to read.
+
+    Raises:
+        MissingFileError: It names a SQLite file that is not there.
+    """
+    path = file_of(url)
+    if path is not None and not path.exists():
+        raise MissingFileError(str(path))
+    return url
+
+
+def to_read(database: str, scope: str) -> Store:
+    """Open a store that must be there."""
+    return Store(existing(url_of(database)), scope=scope)
+
+
+def to_write(database: str, scope: str, client: Client | None) -> Store:
+    """Open a store; a SQLite file is made where there is none."""
+    return Store(url_of(database), scope=scope, client=client)
+
+
+def find(store: Store, which: str) -> Conversation:
+    """
+    Get a conversation by its key, else by its id.
+
+    Raises:
+        NotFoundError: It is neither.
+    """
+    try:
+        return store.get(which)
+    except NotFoundError:
+        try:
+            identity = UUID(which)
+        except ValueError:
+            identity = None
+        if identity is None:
+            raise
+        return store.get(identity)
+
+
+@click.group("db")
+def db() -> None:
+    """Make, upgrade and check a database's tables."""
+
+
+@db.command("upgrade")
+@click.argument("url", required=False)
+@click.option(
+    "--sql",
+    "dialect",
+    type=click.Choice(("sqlite", "postgresql", "mariadb")),
+    help="Change nothing; print the statements for an administrator to run.",
+)
+def upgrade(url: str | None, dialect: str | None) -> int:
+    """Bring the tables at URL to this release, from nothing or from an older one."""
+    screen = Screen()
+    if dialect is not None:
+        if url is not None:
+            raise click.UsageError("--sql prints for any database of that kind; leave out the URL")
+        screen.paragraph(migrate.script(dialect).rstrip("\n"))
+        return Code.DONE
+    if url is None:
+        raise click.UsageError("give the URL of a database, or --sql DIALECT")
+    database = Database.open(url_of(url))
+    try:
+        with database.read() as connection:
+            before = migrate.current(connection)
+        migrate.upgrade(database)
+        was = "this release's already" if before == REVISION else f"was {before or 'without our tables'}"
+        screen.line(f"{database.url}: schema revision {REVISION} ({was})")
+    finally:
+        database.close()
+    return Code.DONE
+
+
+@db.command("check")
+@click.argument("url")
+def check(url: str) -> int:
+    """Say whether the tables at URL are those of this release; exit code 1 if not. Changes nothing."""
+    screen = Screen()
+    database = Database.open(existing(url_of(url)))
+    try:
+        with database.read() as connection:
+            found = migrate.current(connection)
+        if found == REVISION:
+            screen.line(f"{database.url}: schema revision {REVISION}, as this release needs")
+            return Code.DONE
+        screen.line(f"{database.url}: {migrate.mismatch(found, database)}")
+    finally:
+        database.close()
+    return Code.FINDING

@@ -1,0 +1,362 @@
+"""Reading what is kept: the commands ``list``, ``show``, ``verify`` and ``replay``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import click
+
+from conversation_store.audit.verify import Fault
+from conversation_store.cli.databases import database_options, find, to_read
+from conversation_store.cli.failures import Code, told
+from conversation_store.cli.terminal import Piece, Screen, complain, one_line
+from conversation_store.conversation import Conversation
+from conversation_store.errors import CodecError, NotFoundError
+from conversation_store.record import canonical, media
+from conversation_store.record.blocks import (
+    Block,
+    Document,
+    Image,
+    McpToolResult,
+    McpToolUse,
+    RedactedThinking,
+    ServerToolResult,
+    ServerToolUse,
+    Text,
+    Thinking,
+    ToolResult,
+    ToolUse,
+    Unknown,
+)
+from conversation_store.record.codec import blocks_of
+from conversation_store.record.exchange import Exchange, State
+from conversation_store.record.turns import Origin, Turn, spans_of
+from conversation_store.store import Listed, Store
+
+OPENING, CLOSING = "⟦", "⟧"
+"""Stand around the words of a model's turn that were put in its mouth."""
+
+_FOLDED: Final = 100
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_KIB: Final = 1024
+_STYLES: Final = {"user": "bold cyan", "assistant": "bold green", "system": "bold magenta"}
+_USUAL: Final = {("user", Origin.HUMAN), ("assistant", Origin.MODEL), ("system", Origin.SYSTEM)}
+
+
+# --- how things are said -------------------------------------------------------------------------------------------
+
+
+def moment(at: int) -> str:
+    """Write microseconds since the epoch as a time, UTC."""
+    try:
+        return (_EPOCH + timedelta(microseconds=at)).strftime("%Y-%m-%d %H:%M:%SZ")
+    except OverflowError:
+        return f"{at} µs"
+
+
+def size(count: int) -> str:
+    """Write a number of bytes."""
+    if count < _KIB:
+        return f"{count} bytes"
+    return f"{count / _KIB:.1f} KiB" if count < _KIB * _KIB else f"{count / _KIB / _KIB:.1f} MiB"
+
+
+def counted(number: int, thing: str) -> str:
+    """Write how many of a thing there are: ``1 turn``, ``2 turns``."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def name_of(conversation: Conversation | Listed) -> str:
+    """Name a conversation: by its key, else by its id."""
+    return conversation.key if conversation.key is not None else str(conversation.id)
+
+
+def _folded(value: object) -> str:
+    text = value if isinstance(value, str) else canonical.dumps(value).decode()
+    return one_line(text, _FOLDED)
+
+
+def _attached(block: Image | Document) -> str:
+    data, source = block.data, block.source
+    if data is not None:
+        try:
+            measured = media.measure(data)
+        except ValueError:
+            return f"{source.get('media_type')}, {size(len(data))}"
+        pixels = f", {measured.width} × {measured.height}" if measured.width else ""
+        pages = f", {counted(measured.pages, 'page')}" if measured.pages else ""
+        return f"{measured.type}{pixels}{pages}, {size(len(data))}"
+    if source.get("type") == "text":
+        return f"{source.get('media_type')}, {len(str(source.get('data'))):,} characters"
+    return str(source.get("url") or source.get("file_id") or source.get("type"))
+
+
+def block_line(block: Block) -> str:
+    """Say in one line what a block is that is not words; it is still to be made safe for the terminal."""
+    match block:
+        case Image():
+            return f"[image: {_attached(block)}]"
+        case Document():
+            titled = f" {block.title!r}" if isinstance(block.title, str) else ""
+            return f"[document{titled}: {_attached(block)}]"
+        case Thinking():
+            return f"[thinking: {len(block.thinking):,} characters]"
+        case RedactedThinking():
+            return "[thinking that only the API can read]"
+        case ToolUse() | ServerToolUse() | McpToolUse():
+            return f"[calls {block.name} {_folded(block.input or {})}]"
+        case ToolResult() | McpToolResult():
+            failed = "an error" if block.is_error is True else "a result"
+            inner = " ".join(_within(each) for each in blocks_of(block.content))
+            return f"[{failed} for {block.tool_use_id}: {_folded(inner or 'empty')}]"
+        case ServerToolResult():
+            return f"[{block.type} for {block.tool_use_id}: {_folded(block.content)}]"
+        case Unknown():
+            return f"[{block.kind}: {_folded(block.extra)}]"
+    return f"[{block.type}]"
+
+
+def _within(block: Block) -> str:
+    return block.text if isinstance(block, Text) else block_line(block)
+
+
+def prefill_of(turn: Turn) -> tuple[str, int]:
+    """
+    Find what was put in the model's mouth.
+
+    Returns:
+        The words that the turn's first text begins with, and how many whole blocks before it are ours.
+    """
+    spans = spans_of(turn.header, "ours")
+    if not spans:
+        return "", 0
+    start, end = spans[0]
+    if turn.body[start - 1 : start] == b'"':
+        words = canonical.loads(b'"' + turn.body[start:end] + b'"')
+        return (words, 0) if isinstance(words, str) else ("", 0)
+    return "", len(canonical.items(b"[" + turn.body[start:end].rstrip(b", ") + b"]"))
+
+
+def _heading(turn: Turn, prefill: bool) -> list[Piece]:
+    pieces: list[Piece] = [(turn.role, _STYLES.get(turn.role, "bold"))]
+    if (turn.role, turn.origin) not in _USUAL:
+        reason = f": {one_line(turn.reason)}" if turn.reason else ""
+        pieces.append((f", {turn.origin.value}{reason}", "bold yellow"))
+    if prefill:
+        pieces.append((f", begun by a prefill {OPENING}…{CLOSING}", "bold yellow"))
+    return pieces
+
+
+def print_turn(screen: Screen, turn: Turn, *, full: bool = False, number: int | None = None) -> None:
+    """Print who said what."""
+    words, ours = prefill_of(turn)
+    count: list[Piece] = [] if number is None else [(f"{number}  ", "dim")]
+    screen.line(*count, *_heading(turn, bool(words or ours)), (f"  {moment(turn.at)}", "dim"))
+    for index, block in enumerate(turn.content):
+        if isinstance(block, Text):
+            mine = block.text if index < ours else words
+            if mine and block.text.startswith(mine):
+                marked: Piece = (f"{OPENING}{mine}{CLOSING}", "yellow")
+                screen.paragraph(marked, block.text[len(mine) :], indent=4)
+                words = ""
+            else:
+                screen.paragraph(block.text, indent=4)
+        elif full and not isinstance(block, (Image, Document)):
+            screen.line((f"    [{block.type}]", "dim"))
+            screen.paragraph((_unfolded(block), "dim"), indent=4)
+        else:
+            screen.line(("    " + block_line(block), "dim"))
+
+
+def _unfolded(block: Block) -> str:
+    if isinstance(block, Thinking):
+        return block.thinking
+    if isinstance(block, (ToolUse, ServerToolUse, McpToolUse)):
+        return f"{block.name} {canonical.dumps(block.input or {}).decode()}"
+    if isinstance(block, (ToolResult, McpToolResult)):
+        return "\n".join(_within(each) for each in blocks_of(block.content))
+    if isinstance(block, ServerToolResult):
+        return canonical.dumps(block.content).decode()
+    return block_line(block)
+
+
+_MEANING: Final[Mapping[State, str]] = {
+    State.PENDING: "pending",
+    State.ANSWERED: "answered",
+    State.REJECTED: "rejected by the API",
+    State.REFUSED: "refused by the model",
+    State.FAILED: "failed",
+    State.INTERRUPTED: "interrupted",
+    State.UNKNOWN: "unknown whether it was answered",
+}
+
+
+def exchange_line(exchange: Exchange) -> str:
+    """Say in one line what became of a request."""
+    told = [f"exchange {exchange.position}: {_MEANING[exchange.state]}", exchange.served_by or exchange.model]
+    if exchange.stop_reason is not None:
+        told.append(exchange.stop_reason)
+    if exchange.state in {State.ANSWERED, State.REFUSED}:
+        usage = exchange.usage
+        cached = usage.cache_read_input_tokens + usage.cache_creation_input_tokens
+        through = f" and {cached:,} cached" if cached else ""
+        told.append(f"{usage.input_tokens:,}{through} tokens in, {usage.output_tokens:,} out")
+    told.append(f"{size(exchange.body_length)} sent")
+    if exchange.attempts > 1:
+        told.append(counted(exchange.attempts, "attempt"))
+    if exchange.maybe_billed:
+        told.append("may have been billed")
+    if exchange.retry_of is not None:
+        told.append(f"again for {exchange.retry_of}")
+    if exchange.ended is not None:
+        told.append(f"{(exchange.ended - exchange.begun) / 1_000_000:.1f} s")
+    return ", ".join(told)
+
+
+# --- commands ------------------------------------------------------------------------------------------------------
+
+
+def _pages(store: Store, limit: int) -> Iterator[Listed]:
+    left = limit or None
+    after = None
+    while page := store.list(limit=min(left or 500, 500), after=after):
+        yield from page
+        after = page[-1]
+        if left is not None:
+            left -= len(page)
+            if left <= 0:
+                return
+
+
+@click.command("list")
+@database_options
+@click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="How many at most; 0: all.")
+def listing(database: str, scope: str, limit: int) -> int:
+    """List conversations, the last changed first: when, how many entries, pending or not, id, key, title."""
+    screen = Screen()
+    with to_read(database, scope) as store:
+        if screen.is_terminal:
+            screen.line((f"{'updated':20}  {'entries':>7}  {'':7}  {'id':36}  key", "dim"))
+        shown = 0
+        for each in _pages(store, limit):
+            shown += 1
+            key = one_line(each.key) if each.key is not None else "-"
+            title = f"  {one_line(each.title)}" if each.title else ""
+            state = "pending" if each.pending else ""
+            screen.line(
+                f"{moment(each.updated):20}  {each.version:7d}  ",
+                (f"{state:7}", "yellow"),
+                (f"  {each.id}  ", "dim"),
+                (key, "bold"),
+                title,
+            )
+        if not shown:
+            complain("there are no conversations here yet; begin one with: conversation-store chat")
+        elif limit and shown == limit:
+            complain(f"these are {limit} at most; --limit 0 lists all")
+    return Code.DONE
+
+
+@click.command("show")
+@click.argument("which", metavar="KEY|ID")
+@database_options
+@click.option("--full", is_flag=True, help="Unfold thinking, tool calls and results.")
+def show(which: str, database: str, scope: str, full: bool) -> int:
+    """
+    Print a conversation: who said what, who made it, what every request became.
+
+    Words that were put in the model's mouth stand in ⟦ ⟧; turns the model did not write say so and why. Turns that
+    were set aside are in the record and not shown.
+    """
+    screen = Screen()
+    with to_read(database, scope) as store:
+        conversation = find(store, which)
+        turns, exchanges = conversation.turns, list(conversation.exchanges)
+        _print_header(screen, conversation, turns, exchanges)
+        for number, turn in enumerate(turns):
+            if turn.conversation == conversation.id:
+                while exchanges and exchanges[0].position < turn.position:
+                    _print_exchange(screen, exchanges.pop(0))
+            print_turn(screen, turn, full=full, number=number)
+            screen.line()
+        for exchange in exchanges:
+            _print_exchange(screen, exchange)
+    return Code.DONE
+
+
+def _print_header(
+    screen: Screen, conversation: Conversation, turns: Sequence[Turn], exchanges: Sequence[Exchange]
+) -> None:
+    title: list[Piece] = [f"  {conversation.title}"] if conversation.title else []
+    screen.line((name_of(conversation), "bold"), *title)
+    counts = f"{counted(len(turns), 'turn')}, {counted(len(exchanges), 'exchange')}, version {conversation.version}"
+    screen.line((f"{conversation.id}, {counts}", "dim"))
+    for name, value in conversation.settings.items():
+        screen.line((f"{name}: {_folded(value)}", "dim"))
+    screen.line()
+
+
+def _print_exchange(screen: Screen, exchange: Exchange) -> None:
+    good = exchange.state is State.ANSWERED
+    screen.line((f"   → {exchange_line(exchange)}", "dim" if good else "yellow"))
+
+
+def fault_line(name: str, fault: Fault) -> str:
+    """Say a fault in one line."""
+    place = "the conversation's row" if fault.position < 0 else f"entry {fault.position}"
+    return f"{name}, {place}: {fault.code}: expected {fault.expected}, found {fault.found}"
+
+
+@click.command("verify")
+@click.argument("which", metavar="[KEY|ID]", required=False)
+@database_options
+def verify(which: str | None, database: str, scope: str) -> int:
+    """Compute chains and commitments again, of one conversation or of all; exit code 1 where a fault is found."""
+    screen = Screen()
+    conversations = entries = found = 0
+    with to_read(database, scope) as store:
+        chosen: Iterator[tuple[str, Conversation]]
+        if which is not None:
+            one = find(store, which)
+            chosen = iter([(name_of(one), one)])
+        else:
+            chosen = ((name_of(each), store.get(each.id)) for each in _pages(store, 0))
+        for name, conversation in chosen:
+            conversations += 1
+            entries += conversation.version
+            for fault in conversation.verify():
+                found += 1
+                screen.line((fault_line(name, fault), "red"))
+    result = ("no fault", "green") if not found else (counted(found, "fault"), "bold red")
+    screen.line(f"{counted(conversations, 'conversation')}, {entries:,} entries: ", result)
+    return Code.FINDING if found else Code.DONE
+
+
+@click.command("replay")
+@click.argument("which", metavar="KEY|ID")
+@click.argument("position", type=int)
+@database_options
+def replay(which: str, position: int, database: str, scope: str) -> int:
+    """
+    Write the exact body of the request at POSITION (``show`` numbers the exchanges) to standard output.
+
+    Its bytes are proved by the commitment made when it was sent; exit code 1 where they cannot be. On a terminal,
+    characters that it would obey are spelled out; redirect the output for the bytes.
+    """
+    screen = Screen()
+    with to_read(database, scope) as store:
+        conversation = find(store, which)
+        if all(exchange.position != position for exchange in conversation.exchanges):
+            raise NotFoundError(f"{name_of(conversation)} with an exchange {position}")
+        try:
+            body = conversation.replay(position)
+        except CodecError as error:
+            complain(told(error))
+            return Code.FINDING
+    if screen.is_terminal:
+        screen.paragraph(body.decode("utf-8", "backslashreplace"))
+    else:
+        screen.raw(body)
+    return Code.DONE
