@@ -8,13 +8,15 @@ one appends, the other finds out by ``ConflictError``, and goes on after ``refre
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
 
-from conversation_store import exchanges, history, outcomes, pending, preflight
+from attrs import evolve
+
+from conversation_store import exchanges, history, outcomes, pending, preflight, tools
 from conversation_store.api.client import Client
 from conversation_store.api.request import Request
 from conversation_store.api.rules import Finding
@@ -28,23 +30,26 @@ from conversation_store.errors import (
     ContentError,
     InterruptedAnswerError,
     RuleViolationError,
+    ToolOutcomeError,
     UnknownOutcomeError,
 )
 from conversation_store.history import History, Options, settings_draft, turn_draft
 from conversation_store.pending import Pending, Terms
 from conversation_store.preflight import Said, message_faults, origin_of
 from conversation_store.record import canonical, codec
-from conversation_store.record.blocks import ABSENT, Maybe, ToolResult
+from conversation_store.record.blocks import ABSENT, Maybe, ToolResult, ToolUse
 from conversation_store.record.chain import draft
 from conversation_store.record.codec import Content
 from conversation_store.record.exchange import Exchange, State
 from conversation_store.record.reply import Reply
 from conversation_store.record.turns import Origin, Turn
-from conversation_store.storage import identity, ledger
+from conversation_store.storage import identity, journal, ledger
 from conversation_store.storage.blobs import Blob
 from conversation_store.storage.engine import Database
 from conversation_store.storage.log import Kept
 from conversation_store.storage.tables import IDEMPOTENCY_KEY_BYTES, NO_TOKEN
+from conversation_store.streaming import JournalMode, Stream
+from conversation_store.tools import Tool
 
 Recovery: TypeAlias = Literal["resend", "keep_partial", "give_up"]
 OnUnknown: TypeAlias = Literal["raise", "resend"]
@@ -55,6 +60,9 @@ LEASE_MARGIN: Final = 30.0
 
 CALLER_LEASE: Final = 900.0
 """Seconds of lease for a request that the caller sends with a client of their own."""
+
+MOST_PAUSES: Final = 10
+"""How often a paused answer is gone on with before the caller is asked."""
 
 _SHORTEST_POLL: Final = 0.02
 _LONGEST_POLL: Final = 1.0
@@ -79,8 +87,6 @@ class Conversation:
     def __repr__(self) -> str:
         name = f"{self.key!r}, " if self.key is not None else ""
         return f"<Conversation {name}{self.id}, version {self.version}>"
-
-    # --- what is known ------------------------------------------------------------------------------------------
 
     # --- what is known ---------------------------------------------------------------------------------------------
 
@@ -181,19 +187,38 @@ class Conversation:
         """
         return self._say("system", (text,))
 
-    def tool_result(self, tool_use_id: str, content: Maybe = ABSENT, *, is_error: bool = False) -> Turn:
+    def tool_result(self, tool_use_id: str, content: object = None, is_error: bool = False) -> Turn:
         """
-        Append the result of a tool's call, as a turn of its own.
+        Answer a call of a tool. Results given one by one are sent as one user message, before the user's words.
 
         Args:
-            tool_use_id: The id of the call.
-            content: A string, or blocks as dicts in the API's shape; nothing for an empty result.
+            tool_use_id: The id of the call, one of ``open_calls``.
+            content: A string, a block (``Image.open(…)``) or dict in the API's shape, or a list of those; None
+                for an empty result.
             is_error: Whether the tool failed.
 
         Raises:
+            RuleViolationError: No open call has this id; nothing was written.
             As ``user``.
         """
-        return self._say("user", (ToolResult(tool_use_id, content, is_error=True if is_error else ABSENT),))
+        call = next((each for each in self.open_calls if each.id == tool_use_id), None)
+        if call is None:
+            message = f"unexpected `tool_use_id`: {tool_use_id} is no open call of this conversation"
+            raise RuleViolationError([Finding("results_asked_for", "error", "tool_use_id", message)])
+        result = ToolResult(
+            tool_use_id,
+            codec.tool_result_content(content),  # type: ignore[arg-type]
+            is_error=True if is_error else ABSENT,
+            toolset_name=call.toolset_name if isinstance(call.toolset_name, str) else ABSENT,
+        )
+        wire = codec.wire("user", (result,))
+        _refuse(message_faults(wire, ""))
+        return self._append_turns([(Origin.TOOL, wire, {})], gather=True)[0]
+
+    @property
+    def open_calls(self) -> Sequence[ToolUse]:
+        """The calls of the caller's tools that are not answered yet, in the order the model made them."""
+        return tuple(self._history.open_calls)
 
     def append(self, *messages: Mapping[str, Any]) -> list[Turn]:
         """
@@ -328,8 +353,50 @@ class Conversation:
             check=check,
             allow_unlisted_model=allow_unlisted_model,
         )
-        begun = self._begin(said, self._terms(client, on_rejected), idempotency_key, wait, on_unknown)
-        return self._send(begun, client, on_unknown)
+        terms = self._terms(client, on_rejected)
+        begun = self._begin(said, terms, idempotency_key, wait, on_unknown)
+        return self._to_its_end(self._send(begun, client, on_unknown), said, client, terms, on_unknown)
+
+    def stream(
+        self,
+        *content: Content,
+        prefill: str | Sequence[Content] | None = None,
+        idempotency_key: str | None = None,
+        wait: float = 0,
+        check: bool = True,
+        allow_unlisted_model: bool = False,
+        on_unknown: OnUnknown = "raise",
+        on_rejected: OnRejected = "set_aside",
+        journal: JournalMode = "timely",
+        **overrides: Any,
+    ) -> Stream:
+        """
+        Do what ``send`` does, and see the answer while it arrives.
+
+        Use it in a ``with``: iterate it for events or ``stream.text`` for words; ``stream.reply`` is what
+        ``send`` returns. What was shown is durable within 250 ms or 8 KiB; with ``journal="each"`` before it
+        is shown. The other arguments are those of ``send``.
+
+        Raises:
+            As ``send``, when the ``with`` is entered and while the answer is read.
+        """
+        client = self._client()
+        said = Said(
+            content=content,
+            prefill=prefill,
+            overrides=overrides,
+            check=check,
+            allow_unlisted_model=allow_unlisted_model,
+            stream=True,
+        )
+        terms = self._terms(client, on_rejected)
+
+        def begin(paused: Reply | None, rounds: Iterator[int] = iter(range(MOST_PAUSES))) -> Pending | None:  # noqa: B008
+            if paused is None:
+                return self._begin(said, terms, idempotency_key, wait, on_unknown)
+            return None if next(rounds, None) is None else self._continued(paused, said, terms)
+
+        return Stream(self._history, client, begin, lease=terms.lease, mode=journal, on_unknown=on_unknown)
 
     def begin(
         self,
@@ -364,6 +431,60 @@ class Conversation:
         terms = Terms(sent_by="caller", lease=lease, on_rejected=on_rejected)
         return self._begin(said, terms, idempotency_key, wait, on_unknown)
 
+    def run_tools(
+        self,
+        tools_by_name: Mapping[str, Tool],
+        *,
+        max_rounds: int = 10,
+        effects: Collection[str] = (),
+        rerun: bool = False,
+        **overrides: Any,
+    ) -> Reply:
+        """
+        Run the calls the model made, answer them, and send, until it makes no more.
+
+        Every step is durable before the next, so after a crash calling this again goes on where it stopped:
+        calls already answered are not run again.
+
+        Args:
+            tools_by_name: A function for each tool, called with the input's members as keywords; members of a
+                toolset under ``toolset.name``. What it returns becomes the result (text, blocks, else JSON),
+                what it raises an error result.
+            max_rounds: How many exchanges at most.
+            effects: Names of tools that must not run twice unasked: that one was begun is recorded before.
+            rerun: Run such a tool although it was begun before.
+            overrides: Settings for these exchanges alone.
+
+        Returns:
+            The last reply; with calls still open where *max_rounds* was reached.
+
+        Raises:
+            ToolOutcomeError: A tool of *effects* was begun before and has no result; nothing more was run.
+            ContentError: There is nothing to run or send.
+            As ``send``.
+        """
+        for _ in range(max_rounds):
+            for call in self.open_calls:
+                self._answer(call, tools_by_name, effects, rerun=rerun)
+            if self._history.messages.roles[-1:] == ["assistant"] or not self._history.messages.roles:
+                break
+            reply = self.send(**overrides)
+            if not self.open_calls:
+                return reply
+        last = self._history.newest_exchange()
+        if last is None or last.state not in {State.ANSWERED, State.REFUSED}:
+            raise ContentError("", "there is no call to answer: say something first")
+        return self._history.reply(last)
+
+    def _answer(self, call: ToolUse, known: Mapping[str, Tool], effects: Collection[str], *, rerun: bool) -> None:
+        if tools.name_of(call) in effects:
+            if self._history.was_begun(call) and not rerun:
+                raise ToolOutcomeError(call.id, tools.name_of(call))
+            fields = {"tool": call.id}
+            self._history.append_whenever(draft("note", at=identity.now(), salt=identity.new_salt(), fields=fields))
+        content, failed = tools.run(call, known)
+        self.tool_result(call.id, content, is_error=failed)
+
     def retry(self, **overrides: Any) -> Reply:
         """
         Send the last request again, as a new exchange; turns that it set aside come back first.
@@ -379,7 +500,7 @@ class Conversation:
         self.refresh()
         self._history.refuse_busy()
         last = self._history.newest_exchange()
-        if last is None or last.state is State.ANSWERED:
+        if last is None or (last.state is State.ANSWERED and last.turn is not None):
             raise ContentError("", "there is nothing to try again: the last exchange was answered, or there is none")
         return self._send(pending.again(self._history, last, overrides, self._terms(client)), client, "raise")
 
@@ -388,11 +509,13 @@ class Conversation:
         Resolve an exchange whose worker died or lost its lease. It may have been answered and billed.
 
         Args:
-            action: ``resend`` sends it again, as a new exchange; ``keep_partial`` records it as interrupted
-                with what had arrived; ``give_up`` records it as failed. The turn stays in every case.
+            action: ``resend`` sends it again, as a new exchange. ``keep_partial`` records it as interrupted with
+                what had arrived, and asks for the rest: with those words as a prefill where the model takes one,
+                else in a user's turn that quotes them; it also goes on from an answer that broke off.
+                ``give_up`` records it as failed. The turn stays in every case.
 
         Returns:
-            The reply where it was sent again; None where there was nothing to resolve or nothing was sent.
+            The reply where something was sent; None where there was nothing to resolve or to go on from.
 
         Raises:
             BusyError: Its lease is not over, and its worker may be alive.
@@ -402,19 +525,55 @@ class Conversation:
             raise ContentError("action", "is one of resend, keep_partial, give_up")
         self.refresh()
         known = self._history
-        if known.head.token == NO_TOKEN:
-            return None
-        if not known.lease_over:
-            raise BusyError(self.id, known.kept.lease_until)
-        lost = known.exchange(known.head.pending_position)
-        if action == "resend":
-            client = self._client()
-            return self._send(pending.again(known, lost, {}, self._terms(client)), client, "raise")
-        if action == "keep_partial":
-            Pending(known, lost).fail(InterruptedAnswerError("the worker was lost before the answer was whole"))
+        lost: Exchange | None = None
+        if known.head.token != NO_TOKEN:
+            if not known.lease_over:
+                raise BusyError(self.id, known.kept.lease_until)
+            lost = known.exchange(known.head.pending_position)
+            if action == "resend":
+                client = self._client()
+                return self._send(pending.again(known, lost, {}, self._terms(client)), client, "raise")
+            self._give_up(lost, keep=action == "keep_partial")
+        return self._go_on_from_partial() if action == "keep_partial" else None
+
+    def _give_up(self, lost: Exchange, *, keep: bool) -> None:
+        """Record that a lost exchange has no answer, with what the journal has of it."""
+        with self._history.database.read() as connection:
+            arrived = journal.read(connection, self.id, lost.position) if lost.streamed else b""
+        if keep or arrived:
+            error: APIError = InterruptedAnswerError(
+                f"the worker was lost before the answer was whole; {len(arrived)} bytes had arrived", partial=arrived
+            )
         else:
-            Pending(known, lost).fail(APIError("given up: whether it was answered is not known"))
-        return None
+            error = APIError("given up: whether it was answered is not known")
+        Pending(self._history, lost).fail(error)
+
+    def _go_on_from_partial(self) -> Reply | None:
+        """
+        Ask for the rest of an answer that broke off: as a prefill where the model takes one, else in words.
+
+        Source: Messages API documentation, Handling stop reasons, 2026-10.
+        """
+        known = self._history
+        last = known.newest_exchange()
+        if last is None or last.state is not State.INTERRUPTED or known.options.client is None:
+            return None
+        client = known.options.client
+        words = known.partial_text(last).rstrip()
+        if not words:
+            return None
+        terms = self._terms(client)
+        first = last.position if last.retry_of is None else last.retry_of
+        model = known.options.models.get(last.model)
+        if model is not None and model.prefill:
+            said = Said(prefill=words, overrides=known.overrides_of(last))
+        else:
+            request = f"Your last answer was cut off. It began:\n\n{words}\n\nGo on exactly where it stops."
+            wire = codec.wire("user", (request,))
+            self._append_turns([(Origin.SYNTHETIC, wire, {"reason": f"exchange {last.position} broke off"})])
+            said = Said(overrides=known.overrides_of(last))
+        begun = pending.begin(known, preflight.plan(known, said), terms, retry_of=first)
+        return self._to_its_end(self._send(begun, client, "raise"), said, client, terms, "raise")
 
     # --- auditing --------------------------------------------------------------------------------------------------
 
@@ -497,6 +656,34 @@ class Conversation:
             raise UnknownOutcomeError(self.id, last.position, last.state)
         return pending.again(self._history, last, {}, terms)
 
+    def _to_its_end(self, reply: Reply, said: Said, client: Client, terms: Terms, on_unknown: OnUnknown) -> Reply:
+        """Go on with a paused answer until it is not, each time an exchange of its own; up to ``MOST_PAUSES``."""
+        before: list[Reply] = []
+        while reply.stop_reason == "pause_turn" and len(before) < MOST_PAUSES:
+            before.append(reply)
+            reply = self._send(self._continued(reply, said, terms), client, on_unknown)
+        return evolve(reply, before=tuple(before)) if before else reply
+
+    def _continued(self, paused: Reply, said: Said, terms: Terms) -> Pending:
+        """Begin the exchange that goes on with a paused answer, or find it where it was begun before."""
+        known = self._history
+        position = paused.exchange.position
+        with known.database.read() as connection:
+            following = ledger.after(connection, self.id, position)
+        if following is not None and history.continues(known.entry(following.position)) == position:
+            following = known.as_of_now(following)
+            if following.state in {State.ANSWERED, State.REFUSED}:
+                answered = Pending(known, following)
+                answered.reply = known.reply(following)
+                return answered
+            return pending.again(known, following, {}, terms, stream=said.stream)
+        overrides = {**said.overrides}
+        container = paused.fields.get("container")
+        if isinstance(container, Mapping) and "container" not in known.settings.params:
+            overrides.setdefault("container", container.get("id"))
+        more = evolve(said, content=(), prefill=None, overrides=overrides)
+        return pending.begin(known, preflight.plan(known, more), terms, continues=position)
+
     def _send(self, begun: Pending, client: Client, on_unknown: OnUnknown) -> Reply:
         if begun.reply is not None:
             return begun.reply
@@ -525,7 +712,9 @@ class Conversation:
         _refuse(message_faults(wire, ""))
         return self._append_turns([(origin_of(role, wire), wire, about or {})])[0]
 
-    def _append_turns(self, said: Sequence[tuple[Origin, bytes, Mapping[str, Any]]]) -> list[Turn]:
+    def _append_turns(
+        self, said: Sequence[tuple[Origin, bytes, Mapping[str, Any]]], *, gather: bool = False
+    ) -> list[Turn]:
         known = self._history
         known.refuse_busy()
         at = identity.now()
@@ -534,7 +723,8 @@ class Conversation:
         for n, (origin, wire, about) in enumerate(said):
             kept = known.detached(wire, at)
             uses[n] = kept.blobs
-            drafts.append(turn_draft({"origin": origin.value}, kept, at, about))
+            fields = {"origin": origin.value, "gather": True} if gather else {"origin": origin.value}
+            drafts.append(turn_draft(fields, kept, at, about))
         return [known.turn(entry) for entry in known.append(drafts, uses).entries]
 
 
@@ -545,5 +735,11 @@ def _refuse(found: Sequence[Finding]) -> None:
 
 
 def _check_key(key: str | None) -> None:
-    if key is not None and not 0 < len(key.encode("utf-8", "replace")) <= IDEMPOTENCY_KEY_BYTES:
+    if key is None:
+        return
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        raise ContentError("idempotency_key", "a lone surrogate is no text") from None
+    if not 0 < size <= IDEMPOTENCY_KEY_BYTES:
         raise ContentError("idempotency_key", f"has 1 to {IDEMPOTENCY_KEY_BYTES} bytes of UTF-8")

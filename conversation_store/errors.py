@@ -7,6 +7,8 @@ ConversationStoreError
 ├── CodecError                 bytes that are no JSON, or JSON that is no message; also ValueError
 ├── ConfigurationError         a client or a store was set up in a way that cannot work
 ├── RuleViolationError         the API would refuse the request; .findings, all of them
+├── UnfitReplyError            an answer is not what its caller needs (no whole JSON); also ValueError
+├── ToolOutcomeError           whether a tool with effects has run is not known; .call
 ├── StoreError
 │   ├── NotFoundError          no such conversation; also LookupError
 │   ├── ConflictError          somebody else appended first; .expected .actual
@@ -114,6 +116,37 @@ class RuleViolationError(ConversationStoreError):
     def __str__(self) -> str:
         lines = [f"{finding.path}: {finding.message}" for finding in self.findings]
         return "; ".join(lines) if len(lines) < 2 else "\n".join(["the request would be refused:", *lines])  # noqa: PLR2004
+
+
+@define
+class UnfitReplyError(ConversationStoreError, ValueError):
+    """An answer is not what ``reply.json()`` needs."""
+
+    stop_reason: str | None
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@define
+class ToolOutcomeError(ConversationStoreError):
+    """
+    A tool with effects was begun and its result is not recorded: it may have run.
+
+    Attributes:
+        call: The id of the call.
+        name: The tool.
+    """
+
+    call: str
+    name: str
+
+    def __str__(self) -> str:
+        return (
+            f"the tool {self.name} was begun for {self.call} and may have run: answer it with tool_result(), "
+            "or run_tools(…, rerun=True)"
+        )
 
 
 @define

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from conversation_store.record import chain
 from conversation_store.record.chain import Entry
 from conversation_store.record.exchange import Exchange
-from conversation_store.storage import ledger, log
+from conversation_store.storage import journal, ledger, log
 from conversation_store.storage.blobs import Blob
 from conversation_store.storage.log import Commit, Head, Use
 from conversation_store.storage.tables import NO_TOKEN
@@ -95,9 +95,11 @@ def begin(connection: Connection, commit: Commit, exchange: Exchange, superseded
 
 
 def finish(connection: Connection, commit: Commit, exchange: Exchange, outcome: int) -> None:
-    """Write the end of an exchange: outcome, turn, view; the token is cleared, the row brought up to it."""
+    """Write the end of an exchange: outcome, turn, view; the token is cleared, the row brought up, the journal gone."""
     if log.append(connection, commit):
         ledger.finish(connection, exchange, outcome)
+        if exchange.streamed:
+            journal.clear(connection, exchange.conversation, exchange.position)
 
 
 def label(connection: Connection, commit: Commit, title: str | None, metadata: bytes | None) -> None:

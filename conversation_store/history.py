@@ -17,6 +17,7 @@ from conversation_store.api import request as requests
 from conversation_store.api.client import Client
 from conversation_store.api.models import Models
 from conversation_store.api.request import Insert, Messages, Request, Settings
+from conversation_store.api.stream import decode_all
 from conversation_store.attachments import Detached
 from conversation_store.errors import (
     BusyError,
@@ -27,6 +28,7 @@ from conversation_store.errors import (
     UnknownOutcomeError,
 )
 from conversation_store.record import canonical, chain, splices, view
+from conversation_store.record.blocks import ToolResult, ToolUse
 from conversation_store.record.chain import Entry, draft
 from conversation_store.record.exchange import Exchange, State
 from conversation_store.record.reply import Reply
@@ -149,6 +151,12 @@ def prefill_of(connection: Connection, conversation: UUID, request: int) -> Any:
     return canonical.object_of(_entry(connection, conversation, position).body or b"{}").get("content")
 
 
+def continues(entry: Entry) -> int | None:
+    """Say which paused exchange a ``request`` entry goes on with; None for none."""
+    position = fields_of(entry.header).get("continues")
+    return position if isinstance(position, int) else None
+
+
 def rebuilt(database: Database, conversation: UUID, position: int, secrets: Mapping[str, str]) -> Request:
     """
     Build the request that the ``request`` entry at *position* tells, from the log alone.
@@ -170,10 +178,10 @@ def rebuilt(database: Database, conversation: UUID, position: int, secrets: Mapp
         extra = []
         if "prefill" in fields:
             prefill = _entry(connection, conversation, fields["prefill"])
-            extra.append([prefill.body or b""])
+            extra.append(requests.part_of(prefill.header, prefill.body or b""))
     return messages.request(
         extra,
-        requests.merged(settings.body, entry.body or b"{}"),
+        requests.merged(settings.body, entry.body or b"{}", stream=bool(fields.get("stream"))),
         version=fields["version"],
         betas=tuple(fields.get("betas", ())),
         secrets=secrets,
@@ -259,8 +267,8 @@ class History:
     def show(self, view: tuple[View, int], keep: int) -> None:
         """Go on with another view, of which the first *keep* messages are those known."""
         self._view = view
-        if self._messages is not None:
-            self._messages.cut(keep)
+        if self._messages is not None and not self._messages.cut(keep):
+            self._messages = None
 
     @property
     def settings(self) -> Settings:
@@ -298,6 +306,22 @@ class History:
             with self.database.read() as connection:
                 self._turns = (self.head, turns(self.database, connection, spans, self.head.length))
         return self._turns[1]
+
+    @property
+    def open_calls(self) -> list[ToolUse]:
+        """The calls of the caller's tools that no result answers yet, in order; only the last turns are read."""
+        messages = self.messages
+        spoken = messages.last_spoken
+        if not messages.calling or messages.calling[-1] not in spoken:
+            return []
+        with self.database.read() as connection:
+            last = [
+                turn(self.database, of, _entry(connection, of, position))
+                for of, position in messages.places[spoken.start :]
+            ]
+        blocks = [block for each in last for block in each.content]
+        answered = {block.tool_use_id for block in blocks if isinstance(block, ToolResult)}
+        return [block for block in blocks if isinstance(block, ToolUse) and block.id not in answered]
 
     def entry(self, position: int) -> Entry:
         """
@@ -375,6 +399,25 @@ class History:
             raise CodecError(f"exchange {exchange.position} has no outcome")
         entry = self.entry(position)
         return entry, canonical.object_of(entry.body or b"{}")
+
+    def overrides_of(self, exchange: Exchange) -> Mapping[str, Any]:
+        """Read the settings that were for one exchange alone."""
+        entry = self.entry(exchange.position)
+        return {**canonical.object_of(entry.body or b"{}"), **fields_of(entry.header).get("overrides", {})}
+
+    def partial_text(self, exchange: Exchange) -> str:
+        """Read the words of an answer that broke off, from what is kept of it; empty where none had come."""
+        error = self.outcome(exchange)[1].get("error")
+        kept = splices.decode(str(error.get("partial", "")).encode()) if isinstance(error, Mapping) else None
+        return decode_all(kept)[1].text if exchange.streamed and kept else ""
+
+    def was_begun(self, call: ToolUse) -> bool:
+        """Say whether a note tells that a tool was begun for this call; only the entries since the call are read."""
+        messages = self.messages
+        since = messages.places[messages.last_spoken[-1]][1] if messages.last_spoken else 0
+        with self.database.read() as connection:
+            entries = log.read(connection, self.id, since, self.head.length - 1)
+        return any(entry.kind == "note" and fields_of(entry.header).get("tool") == call.id for entry in entries)
 
     def rebuilt(self, position: int) -> Request:
         """Build a past request again, ready to be sent; see ``rebuilt`` of this module."""

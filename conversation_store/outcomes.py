@@ -16,6 +16,7 @@ from conversation_store.errors import (
     APIError,
     CodecError,
     ContentError,
+    ConversationStoreError,
     InterruptedAnswerError,
     NoAnswerError,
     NotSentError,
@@ -28,6 +29,7 @@ from conversation_store.record.turns import Origin, model_turn
 from conversation_store.storage.blobs import Blob
 
 _REJECTING: Final = frozenset({400, 413, 422})
+_CUT: Final = frozenset({"max_tokens", "model_context_window_exceeded"})
 _DID_NOT_RUN: Final = frozenset({408, 409, 429, 503, 529})
 
 
@@ -41,19 +43,36 @@ class Answer:
         envelope: Every other field, as a JSON object of the raw bytes received.
         fields: The same, parsed.
         blocks: The content, parsed.
-        raw: The whole response as received; None where the caller's client did not give its bytes.
+        response: The whole response as received; None where the caller's client did not give its bytes.
+        form: ``bytes`` where the response is the message, ``stream`` where its events make it, ``object`` where a
+            caller's client took it apart.
+        incomplete: Indices of blocks that were not understood whole; kept, and never sent back.
     """
 
     content: bytes
     envelope: bytes
     fields: Mapping[str, Any]
     blocks: Sequence[Mapping[str, Any]]
-    raw: bytes | None
+    response: bytes | None = None
+    form: str = "bytes"
+    incomplete: frozenset[int] = frozenset()
 
     @classmethod
-    def read(cls, raw: bytes, *, received: bool = True) -> Answer:
+    def none(cls) -> Answer:
+        """Stand for no answer."""
+        return cls(content=b"[]", envelope=b"{}", fields={}, blocks=())
+
+    @classmethod
+    def read(
+        cls,
+        raw: bytes,
+        *,
+        response: bytes | None = None,
+        form: str = "bytes",
+        incomplete: frozenset[int] = frozenset(),
+    ) -> Answer:
         """
-        Take a response body apart.
+        Take a message of the API apart; *response* is what it came as.
 
         Raises:
             CodecError: It is no message of the API.
@@ -71,7 +90,9 @@ class Answer:
             envelope=canonical.compose({name: raw[each.start : each.end] for name, each in members.items()}),
             fields={name: each.value for name, each in members.items()},
             blocks=[block for block in content.value if isinstance(block, dict)],
-            raw=raw if received else None,
+            response=response,
+            form=form,
+            incomplete=incomplete,
         )
 
     def text_field(self, name: str) -> str | None:
@@ -90,9 +111,12 @@ def answered(
         The state; the outcome's body; the model's turn's body, None where nothing is appended; the turn's
         header fields.
     """
-    refused = answer.text_field("stop_reason") == "refusal"
-    left_out = omitted(answer.blocks)
-    empty = len(left_out) == len(answer.blocks)
+    stop_reason = answer.text_field("stop_reason")
+    refused = stop_reason == "refusal"
+    left_out = omitted(answer.blocks) | answer.incomplete
+    # A call cut off by a limit must never be sent back, nor what led to it without it: it is tried again whole.
+    cut_off = stop_reason in _CUT and bool(answer.blocks) and answer.blocks[-1].get("type") == "tool_use"
+    empty = len(left_out) == len(answer.blocks) or cut_off
     parts = {"envelope": answer.envelope, "attempts": _written(attempts)}
     if refused or empty:
         parts["content"] = answer.content
@@ -141,7 +165,8 @@ def failed(error: Exception) -> tuple[State, bool, bytes]:
         The state, whether the model may have run and billed, and the outcome's body.
     """
     attempts = error.attempts if isinstance(error, APIError) else ()
-    parts: dict[str, Any] = {"kind": type(error).__name__, "message": str(error)}
+    message = error.message if isinstance(error, APIError) else str(error)
+    parts: dict[str, Any] = {"kind": type(error).__name__, "message": message}
     state, billed = State.FAILED, True
     if isinstance(error, StatusError):
         parts |= {"status": error.status, "type": error.kind, "error_code": error.error_code}
@@ -158,7 +183,12 @@ def failed(error: Exception) -> tuple[State, bool, bytes]:
     if isinstance(error, APIError):
         parts |= {"request_id": error.request_id, "retry_after": error.retry_after}
         billed = billed or any(each.fault == "no answer" for each in attempts)
-    said = {name: value for name, value in parts.items() if value is not None}
+    # What an error says may come from the API, and need not be text: a lone surrogate is shown as an escape.
+    said = {
+        name: _text(value.encode("utf-8", "surrogatepass")) if isinstance(value, str) else value
+        for name, value in parts.items()
+        if value is not None
+    }
     body = canonical.compose({"error": canonical.dumps(said), "attempts": _written(attempts)})
     return state, billed and state is not State.REJECTED, body
 
@@ -192,7 +222,7 @@ def concluded(
     exchange: Exchange, answer: Answer | None, *, state: State, attempts: Sequence[Attempt], billed: bool, at: int
 ) -> Exchange:
     """Write what became of an exchange into its value; the turn's position is added once it is known."""
-    known = answer or Answer(content=b"[]", envelope=b"{}", fields={}, blocks=(), raw=None)
+    known = answer or Answer.none()
     return evolve(
         exchange,
         state=state,
@@ -223,11 +253,11 @@ def outcome_draft(
     A raw response is committed to by its length and salted digest, and its bytes too where they are kept.
     """
     fields: dict[str, Any] = {"request": exchange.position, "state": state.value}
-    if answer is not None and answer.raw is not None:
-        fields["response"] = chain.part(salt, chain.JSON_TYPE, sha256(answer.raw).digest()).hex()
-        fields["response_length"] = len(answer.raw)
-    elif answer is not None:
-        fields["received"] = "object"
+    if answer is not None:
+        fields["received"] = answer.form
+    if answer is not None and answer.response is not None:
+        fields["response"] = chain.part(salt, chain.JSON_TYPE, sha256(answer.response).digest()).hex()
+        fields["response_length"] = len(answer.response)
     if raw_use is not None:
         fields["raw"] = chain.part(raw_use.salt, raw_use.media_type, raw_use.digest).hex()
     return draft("outcome", at=at, salt=salt, fields=fields, body=body)
@@ -257,6 +287,8 @@ def api_error(error: Exception) -> APIError:
     """Say a fault in the library's terms: its own errors as they are, a foreign client's by what they carry."""
     if isinstance(error, APIError):
         return error
+    if isinstance(error, ConversationStoreError):
+        return NotSentError(f"{type(error).__name__}: {error}")  # no key, an attachment that cannot be read …
     status = getattr(error, "status_code", None)
     request_id = getattr(error, "request_id", None)
     request_id = request_id if isinstance(request_id, str) else None

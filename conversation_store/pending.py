@@ -70,6 +70,7 @@ class Pending:
     Attributes:
         exchange: The exchange.
         reply: The reply, once there is one.
+        token: What says that the exchange is this one's.
     """
 
     def __init__(
@@ -84,8 +85,8 @@ class Pending:
         self._request = request
         self._prefill = prefill
         self._on_rejected = on_rejected
-        self._token = known.head.token
-        self._answer: tuple[object, Sequence[Attempt]] | None = None
+        self.token = known.head.token
+        self._taken: _Taken | None = None
         self._ending: _Ending | None = None
         self.exchange = exchange
         self.reply: Reply | None = None
@@ -133,12 +134,34 @@ class Pending:
         if self.reply is not None:
             return self.reply
         if answer is not None:
-            self._answer, self._ending = (answer, attempts), None
-        if self._answer is None:
+            message, exact = outcomes.bytes_of(answer)
+            self._taken = _Taken(message, message if exact else None, "bytes" if exact else "object", attempts)
+            self._ending = None
+        return self._finished()
+
+    def finish_stream(
+        self,
+        message: bytes,
+        response: bytes,
+        *,
+        incomplete: frozenset[int] = frozenset(),
+        attempts: Sequence[Attempt] = (),
+    ) -> Reply:
+        """
+        Record a streamed answer: the message its events make, the bytes it came as, and which blocks are not whole.
+
+        Raises:
+            As ``finish``.
+        """
+        self._taken, self._ending = _Taken(message, response, "stream", attempts, incomplete), None
+        return self._finished()
+
+    def _finished(self) -> Reply:
+        if self._taken is None:
             raise ContentError("answer", "there is none yet: give the response")
         try:
             if self._ending is None:
-                self._ending = self._ending_with(*self._answer)
+                self._ending = self._ending_with(self._taken)
             self._conclude(self._ending)
         except DatabaseError as error:
             raise NotSavedError(self, error.reason) from error
@@ -161,16 +184,17 @@ class Pending:
         at = identity.now()
         ended = outcomes.concluded(self.exchange, None, state=state, attempts=fault.attempts, billed=billed, at=at)
         entry = outcomes.outcome_draft(self.exchange, state, body, at=at, salt=identity.new_salt())
-        self._conclude(_Ending(drafts=[entry], exchange=ended, answer=_NOTHING, late=body))
+        self._conclude(_Ending(drafts=[entry], exchange=ended, answer=Answer.none(), late=body))
         self.exchange = ended
 
-    def _ending_with(self, answer: object, attempts: Sequence[Attempt]) -> _Ending:
+    def _ending_with(self, taken: _Taken) -> _Ending:
         """Decide what an answer becomes, and keep its attachments."""
-        raw, received = outcomes.bytes_of(answer)
+        attempts = taken.attempts
         try:
-            read = Answer.read(raw, received=received)
+            read = Answer.read(taken.message, response=taken.response, form=taken.form, incomplete=taken.incomplete)
         except CodecError as error:
-            fault = InterruptedAnswerError(f"no whole message: {error}", attempts=attempts, partial=raw)
+            partial = taken.response or taken.message
+            fault = InterruptedAnswerError(f"no whole message: {error}", attempts=attempts, partial=partial)
             self.fail(fault)
             raise fault from None
         known = self._history
@@ -178,8 +202,8 @@ class Pending:
         state, body, turn_body, fields = outcomes.answered(read, prefill=self._prefill, attempts=attempts)
         uses: dict[int, Sequence[Blob]] = {}
         raw_use = None
-        if known.options.keep_raw and read.raw is not None:
-            raw_use = evolve(blobs.put(known.database, known.kept.scope, read.raw, at), salt=identity.new_salt())
+        if known.options.keep_raw and read.response is not None:
+            raw_use = evolve(blobs.put(known.database, known.kept.scope, read.response, at), salt=identity.new_salt())
             uses[0] = [raw_use]
         drafts = [
             outcomes.outcome_draft(
@@ -191,7 +215,7 @@ class Pending:
             uses[1] = kept.blobs
             drafts.append(turn_draft({**fields, "request": self.exchange.position}, kept, at))
         ended = outcomes.concluded(self.exchange, read, state=state, attempts=attempts, billed=False, at=at)
-        return _Ending(drafts=drafts, exchange=ended, answer=read, uses=uses, late=raw)
+        return _Ending(drafts=drafts, exchange=ended, answer=read, uses=uses, late=taken.message)
 
     def _conclude(self, ending: _Ending) -> None:
         """
@@ -204,15 +228,14 @@ class Pending:
         while True:
             if ending.commit is not None and known.was_written(ending.commit):
                 return
-            if known.head.token != self._token:
+            if known.head.token != self.token:
                 known.refresh()
-            if known.head.token != self._token:
+            if known.head.token != self.token:
                 known.append_whenever(self._late(ending))
                 raise LeaseLostError(known.id, self.exchange.position)
             commit = self._placed(ending)
-            work = partial(
-                exchanges.finish, commit=commit, exchange=ending.exchange, outcome=commit.entries[0].position
-            )
+            outcome = commit.entries[0].position
+            work = partial(exchanges.finish, commit=commit, exchange=ending.exchange, outcome=outcome)
             try:
                 known.write(work, commit, ending.uses)
             except (ConflictError, LeaseLostError, BusyError):
@@ -258,7 +281,15 @@ class Pending:
         return {**change, "request": self.exchange.position}, ((new, change.get("depth", 0)), keep)
 
 
-_NOTHING: Final = Answer(content=b"[]", envelope=b"{}", fields={}, blocks=(), raw=None)
+@frozen
+class _Taken:
+    """An answer as it came: a message, the exact response where there is one, and in which form."""
+
+    message: bytes
+    response: bytes | None
+    form: str
+    attempts: Sequence[Attempt]
+    incomplete: frozenset[int] = frozenset()
 
 
 @define(kw_only=True)
@@ -290,9 +321,25 @@ class _Ending:
 # --- beginning ---------------------------------------------------------------------------------------------------
 
 
-def begin(known: History, planned: Planned, terms: Terms, key: str | None) -> Pending:
+def begin(
+    known: History,
+    planned: Planned,
+    terms: Terms,
+    key: str | None = None,
+    *,
+    continues: int | None = None,
+    retry_of: int | None = None,
+) -> Pending:
     """
     Write the beginning of an exchange: its turn, its prefill, its request, token and lease.
+
+    Args:
+        known: The conversation.
+        planned: The request.
+        terms: How it is begun.
+        key: The caller's idempotency key.
+        continues: The exchange whose paused answer this one goes on with.
+        retry_of: The exchange whose broken answer this one goes on with.
 
     Raises:
         ConflictError, BusyError: Another worker is at it; nothing was written.
@@ -310,11 +357,13 @@ def begin(known: History, planned: Planned, terms: Terms, key: str | None) -> Pe
             fields |= {"turn": position, "last": position}
         uses[len(drafts)] = message.blobs
         drafts.append(turn_draft({"origin": origin.value}, message, at))
-    beginning = _Beginning(drafts=drafts, uses=uses, fields=fields, at=at, key=key)
+    if continues is not None:
+        fields["continues"] = continues
+    beginning = _Beginning(drafts=drafts, uses=uses, fields=fields, at=at, key=key, retry_of=retry_of)
     return _begun(known, planned, terms, beginning)
 
 
-def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Terms) -> Pending:
+def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Terms, *, stream: bool = False) -> Pending:
     """
     Begin a new exchange that tries an old one again. No turn is doubled; turns set aside come back.
 
@@ -323,9 +372,11 @@ def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Term
         old: The exchange to try again.
         changes: Settings for the new exchange, over those of the old one.
         terms: How it is begun.
+        stream: Whether the answer is to be streamed this time.
 
     Raises:
         ContentError: Turns were added since, so that bringing the old ones back would change their order.
+        ConfigurationError: A secret that is to be sent is not known here.
         ConflictError, BusyError: Another worker is at it; nothing was written.
     """
     at = identity.now()
@@ -345,10 +396,11 @@ def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Term
         new_fields["prefill"] = fields["prefill"]
         said = known.entry(fields["prefill"])
         prefill = canonical.object_of(said.body or b"{}").get("content")
-        extra.append([said.body or b""])
+        extra.append(requests.part_of(said.header, said.body or b""))
     overrides, secrets = Settings.read(entry.body or b"{}", fields.get("overrides", {})).updated(changes)
     known.secrets |= secrets
-    body = requests.merged(known.settings.body, overrides.body)
+    body = requests.merged(known.settings.body, overrides.body, stream=stream)
+    requests.need_secrets(body, known.known_secrets)
     version, betas = known.headers_for(known.settings, overrides)
     request = messages.request(extra, body, version=version, betas=betas, secrets=known.known_secrets)
     planned = Planned(
@@ -358,6 +410,7 @@ def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Term
         overrides=overrides,
         prefill=prefill,
         model=str(canonical.object_of(body).get("model", "")),
+        stream=stream,
     )
     beginning = _Beginning(
         drafts=drafts,
@@ -418,6 +471,7 @@ def _begun(known: History, planned: Planned, terms: Terms, beginning: _Beginning
     optional = {
         "betas": list(request.betas),
         "overrides": planned.overrides.fields(),
+        "stream": planned.stream or None,
         "retry_of": beginning.retry_of,
     }
     fields |= {name: value for name, value in optional.items() if value not in (None, [], {})}
@@ -448,6 +502,7 @@ def _begun(known: History, planned: Planned, terms: Terms, beginning: _Beginning
         begun=at,
         body_length=request.length,
         sent_by=terms.sent_by,
+        streamed=planned.stream,
         retry_of=beginning.retry_of,
         idempotency_key=beginning.key,
     )

@@ -4,19 +4,20 @@ Preflight: what a request will be, and whether the API would take it, before any
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
 
 from conversation_store.api import request as requests
 from conversation_store.api import rules
-from conversation_store.api.request import Piece, Request, Settings
+from conversation_store.api.request import Request, Settings
 from conversation_store.api.rules import Asked, Finding
 from conversation_store.attachments import Detached
-from conversation_store.errors import RuleViolationError
+from conversation_store.errors import ContentError, RuleViolationError
 from conversation_store.history import History
 from conversation_store.record import canonical, codec
+from conversation_store.record.blocks import ABSENT
 from conversation_store.record.codec import Content
 from conversation_store.record.turns import Origin
 from conversation_store.storage import identity
@@ -34,6 +35,7 @@ class Said:
         check: False lets through what the rule book would refuse.
         allow_unlisted_model: Take a prefill to a model of which nothing is known.
         sending: Whether the request goes out as it is.
+        stream: Whether the answer is to be streamed.
     """
 
     content: Sequence[Content] = ()
@@ -42,6 +44,7 @@ class Said:
     check: bool = True
     allow_unlisted_model: bool = False
     sending: bool = True
+    stream: bool = False
 
     def wires(self, first: int = 0) -> list[tuple[Origin, bytes]]:
         """
@@ -72,6 +75,7 @@ class Planned:
         overrides: Settings for this exchange alone.
         prefill: The prefill's ``content``, None for none.
         model: The model asked.
+        stream: Whether the answer is to be streamed.
     """
 
     request: Request
@@ -80,6 +84,7 @@ class Planned:
     overrides: Settings
     prefill: Any
     model: str
+    stream: bool = False
 
 
 def plan(history: History, said: Said) -> Planned:
@@ -89,42 +94,52 @@ def plan(history: History, said: Said) -> Planned:
     Raises:
         ContentError: Something is no content or no setting.
         RuleViolationError: The API would refuse it; every finding is in it.
+        ConfigurationError: A secret that is to be sent is not known here.
         DatabaseError: An attachment could not be kept.
     """
     messages, settings = history.messages, history.settings
+    for name, value in said.overrides.items():
+        if value is ABSENT and name not in {"version", "betas"}:
+            raise ContentError(name, "an override replaces a setting and removes none: use update()")
     overrides, secrets = Settings().updated(said.overrides)
-    body = requests.merged(settings.body, overrides.body)
+    body = requests.merged(settings.body, overrides.body, stream=said.stream)
     version, betas = history.headers_for(settings, overrides)
-    new = said.wires(len(messages))
+    new = said.wires(messages.count)
     findings = [
-        finding for n, (_, wire) in enumerate(new, len(messages)) for finding in message_faults(wire, f"messages.{n}.")
+        finding for n, (_, wire) in enumerate(new, messages.count) for finding in message_faults(wire, f"messages.{n}.")
     ]
     roles = [*messages.roles[:1], *("assistant" if origin is Origin.PREFILL else "user" for origin, _ in new)]
     last = roles[-1] if new else next(reversed(messages.roles), None)
     params = canonical.object_of(body)
+    open_calls = [call.id for call in history.open_calls]
+    results = list(_results(new, messages.count))
     findings += rules.check_request(
         Asked(
             params=params,
             version=version,
-            count=len(messages) + len(new),
+            count=messages.count + len(new),
             first=roles[0] if roles else None,
             last=last,
             final=_final_content(history, new) if last == "assistant" else None,
             prefill=said.prefill is not None,
             sending=said.sending,
             models=history.options.models,
+            open_calls=[name for name in open_calls if name not in {answered for _, answered in results}],
+            orphans=[(path, name) for path, name in results if name not in open_calls],
             allow_unlisted_model=said.allow_unlisted_model,
         )
     )
     errors = [finding for finding in findings if finding.severity == "error"]
     if said.check and errors:
         raise RuleViolationError(errors)
+    if said.sending:
+        requests.need_secrets(body, {**history.known_secrets, **secrets})
     at = identity.now()
     detached = [history.detached(wire, at) for _, wire in new]
     history.secrets |= secrets
     return Planned(
         request=messages.request(
-            [_pieces(history, each) for each in detached],
+            [_part(history, each) for each in detached],
             body,
             version=version,
             betas=betas,
@@ -135,7 +150,17 @@ def plan(history: History, said: Said) -> Planned:
         overrides=overrides,
         prefill=canonical.object_of(new[-1][1]).get("content") if said.prefill is not None else None,
         model=str(params.get("model", "")),
+        stream=said.stream,
     )
+
+
+def _results(new: Sequence[tuple[Origin, bytes]], first: int) -> Iterator[tuple[str, str]]:
+    """List the results of tools among new messages: where each is, and the call it answers."""
+    for n, (origin, wire) in enumerate(new, first):
+        if origin is Origin.TOOL:
+            for m, block in enumerate(canonical.object_of(wire)["content"]):
+                if block.get("type") == "tool_result":
+                    yield f"messages.{n}.content.{m}", str(block.get("tool_use_id"))
 
 
 def _final_content(history: History, new: Sequence[tuple[Origin, bytes]]) -> Any:
@@ -143,8 +168,8 @@ def _final_content(history: History, new: Sequence[tuple[Origin, bytes]]) -> Any
     return canonical.object_of(wire).get("content")
 
 
-def _pieces(history: History, message: Detached) -> Sequence[Piece]:
-    return requests.pieces_of(canonical.header(message.fields()), message.body, message.inserts(history.database))
+def _part(history: History, message: Detached) -> requests.Part:
+    return requests.part_of(canonical.header(message.fields()), message.body, message.inserts(history.database))
 
 
 def message_faults(wire: bytes, path: str) -> list[Finding]:

@@ -188,6 +188,8 @@ class Store:
         return faults
 
     def _find(self, which: str | UUID) -> Kept | None:
+        if isinstance(which, str) and any("\ud800" <= each <= "\udfff" for each in which):
+            return None  # no text, so nobody's key
         with self._database.read() as connection:
             return log.find(connection, self.scope, which)
 

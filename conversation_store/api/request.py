@@ -9,10 +9,9 @@ A builder is never changed, only added to: every ``request`` entry names the one
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 from attrs import Factory, define, evolve, field, frozen
@@ -106,7 +105,7 @@ class Settings:
             ContentError: A value that is no JSON, or a name that is no setting.
         """
         secrets: dict[str, str] = {}
-        parts = {name: self.body[each.start : each.end] for name, each in canonical.members(self.body).items()}
+        parts = _parts(self.body)
         result = self
         for name, value in changes.items():
             if name in _NOT_SETTINGS:
@@ -163,13 +162,21 @@ def _without_token(value: object, name: str, key: str, secrets: dict[str, str]) 
     return {**value, key: PLACEHOLDER + name}
 
 
-def merged(settings: bytes, overrides: bytes) -> bytes:
-    """Lay one exchange's overrides over the settings; both are objects, and no value is encoded again."""
+def merged(settings: bytes, overrides: bytes, *, stream: bool = False) -> bytes:
+    """
+    Lay one exchange's overrides over the settings; both are objects, and no value is encoded again.
+
+    *stream* asks for a streamed answer, as the last parameter.
+    """
+    if stream:
+        return canonical.compose({**_parts(merged(settings, overrides)), "stream": b"true"})
     if overrides == b"{}":
         return settings
-    parts = {name: settings[each.start : each.end] for name, each in canonical.members(settings).items()}
-    parts |= {name: overrides[each.start : each.end] for name, each in canonical.members(overrides).items()}
-    return canonical.compose(parts)
+    return canonical.compose(_parts(settings) | _parts(overrides))
+
+
+def _parts(data: bytes) -> dict[str, bytes]:
+    return {name: data[each.start : each.end] for name, each in canonical.members(data).items()}
 
 
 # --- bodies ------------------------------------------------------------------------------------------------------
@@ -211,6 +218,7 @@ class Request:
         version: The API version.
         betas: Beta ids.
         secrets: What is sent in the place of each name, by name; None where it is not known here.
+        slots: Where names stand for secrets: start and end, counted back from the end of the body, and the name.
         endpoint: The path it is posted to.
     """
 
@@ -219,6 +227,7 @@ class Request:
     version: str
     betas: tuple[str, ...]
     secrets: Mapping[str, str | None] = field(factory=dict, repr=False)
+    slots: Sequence[tuple[int, int, str]] = field(default=(), repr=False)
     endpoint: str = "/v1/messages"
 
     def __len__(self) -> int:
@@ -258,12 +267,16 @@ class Request:
         if not self.secrets:
             return self.pieces
         *others, last = self.pieces
-        for name, value in self.secrets.items():
+        assert isinstance(last, bytes)  # noqa: S101 - a body ends with its settings
+        parts: list[bytes] = []
+        at = 0
+        for start, end, name in self.slots:
+            value = self.secrets[name]
             if value is None:
-                raise ConfigurationError(f"the secret {name} is not known here: give it to open(), update() or Client")
-            if isinstance(last, bytes):
-                last = last.replace(canonical.dumps(PLACEHOLDER + name), canonical.dumps(value))
-        return (*others, last)
+                raise _unknown_secret(name)
+            parts += (last[at : len(last) - start], canonical.dumps(value))
+            at = len(last) - end
+        return (*others, b"".join([*parts, last[at:]]))
 
     @property
     def headers(self) -> dict[str, str]:
@@ -291,57 +304,117 @@ class Messages:
     """
     The messages of one view, as the bytes every request begins with; grows at its end.
 
+    A turn is a message of its own, but for results of tools: those given one by one (``gather`` in the header)
+    and the user's words beside them are one user message, results first, as the API wants it.
+
     Attributes:
-        places: Whose log and which position each message is, in order.
-        roles: Each message's role.
-        model_turns: Indices of the messages the model wrote.
+        places: Whose log and which position each turn is, in order.
+        roles: Each turn's role.
+        model_turns: Indices of the turns the model wrote.
+        calling: Indices of the assistant's turns that may hold calls of tools.
+        thinking: Indices of the assistant's turns that may hold thinking.
     """
 
     places: list[tuple[UUID, int]] = Factory(list)
     roles: list[str] = Factory(list)
     model_turns: list[int] = Factory(list)
+    calling: list[int] = Factory(list)
+    thinking: list[int] = Factory(list)
     _bytes: bytearray = Factory(lambda: bytearray(_OPENING))
-    _ends: list[int] = Factory(list)
     _inserts: list[tuple[int, Insert]] = Factory(list)
+    _closed: list[tuple[int, int]] = Factory(list)
+    """Of each message in the buffer: its first turn, and where it ends."""
+    _open: list[Part] = Factory(list)
+    """The turns of the last message, which is not in the buffer yet: more may join it."""
     _hash: Any = Factory(sha256)
     _hashed: int = 0
     _hashed_inserts: int = 0
+    _last_assistant: int = -1
 
     def __len__(self) -> int:
         return len(self.places)
 
+    @property
+    def count(self) -> int:
+        """How many messages there are."""
+        return len(self._closed) + bool(self._open)
+
+    @property
+    def last_spoken(self) -> range:
+        """The indices of the assistant's last turns in a row; empty where it has none."""
+        end = self._last_assistant + 1
+        start = end
+        while start and self.roles[start - 1] == "assistant":
+            start -= 1
+        return range(start, end)
+
     def add(self, place: tuple[UUID, int], header: bytes, body: bytes, inserts: Sequence[Insert] = ()) -> None:
-        """Append a message; *inserts* are its spliced strings, in the header's order."""
-        if self.places:
-            self._bytes += b","
-        if b'"omit"' in header or b'"splices"' in header:
-            for piece in pieces_of(header, body, inserts):
-                if isinstance(piece, Insert):
-                    self._inserts.append((len(self._bytes), piece))
-                else:
-                    self._bytes += piece
-        else:
-            self._bytes += body
-        self._ends.append(len(self._bytes))
+        """Append a turn; *inserts* are its spliced strings, in the header's order."""
+        part = part_of(header, body, inserts)
+        if not _joins(self._open, part):
+            self._close()
+        self._open.append(part)
         if b'"origin":"model"' in header:
             self.model_turns.append(len(self.places))
+        if part.role == "assistant":
+            self._last_assistant = len(self.places)
+            # A cheap look at the bytes; whoever needs to be certain looks at the turn.
+            if b'"tool_use"' in body:
+                self.calling.append(len(self.places))
+            if b'thinking"' in body:
+                self.thinking.append(len(self.places))
         self.places.append(place)
-        self.roles.append(role_of(body))
+        self.roles.append(part.role)
 
-    def cut(self, count: int) -> None:
-        """Drop every message after the first *count*."""
-        if count >= len(self.places):
+    def _close(self) -> None:
+        if not self._open:
             return
-        end = self._ends[count - 1] if count else len(_OPENING)
-        del self.places[count:], self.roles[count:], self._ends[count:], self._bytes[end:]
-        self.model_turns = [n for n in self.model_turns if n < count]
-        self._inserts = [each for each in self._inserts if each[0] <= end]
-        if self._hashed > end:
-            self._hash, self._hashed, self._hashed_inserts = sha256(), 0, 0
+        if self._closed:
+            self._bytes += b","
+        for piece in _message(self._open):
+            if isinstance(piece, Insert):
+                self._inserts.append((len(self._bytes), piece))
+            else:
+                self._bytes += piece
+        self._closed.append((len(self.places) - len(self._open), len(self._bytes)))
+        self._open = []
+
+    def cut(self, count: int) -> bool:
+        """
+        Drop every turn after the first *count*.
+
+        Returns:
+            False where that parts a message made of several turns, or leaves one last that more turns may join:
+            then nothing is known any more.
+        """
+        if count >= len(self.places):
+            return True
+        first_open = len(self.places) - len(self._open)
+        if count >= first_open:
+            del self._open[count - first_open :]
+        else:
+            self._open = []
+            kept = next(n for n, (first, _) in enumerate(self._closed) if first >= count or n == len(self._closed) - 1)
+            if self._closed[kept][0] != count:
+                return False
+            end = self._closed[kept - 1][1] if kept else len(_OPENING)
+            del self._closed[kept:], self._bytes[end:]
+            self._inserts = [each for each in self._inserts if each[0] <= end]
+            if self._hashed > end:
+                self._hash, self._hashed, self._hashed_inserts = sha256(), 0, 0
+        del self.places[count:], self.roles[count:]
+        while self._last_assistant >= count or (
+            self._last_assistant >= 0 and self.roles[self._last_assistant] != "assistant"
+        ):
+            self._last_assistant -= 1
+        for marked in (self.model_turns, self.calling, self.thinking):
+            while marked and marked[-1] >= count:
+                marked.pop()
+        return bool(self._open) or not self.roles or self.roles[-1] != "user"
 
     def request(
         self,
-        extra: Sequence[Sequence[Piece]],
+        extra: Sequence[Part],
         settings: bytes,
         *,
         version: str,
@@ -349,19 +422,20 @@ class Messages:
         secrets: Mapping[str, str],
     ) -> Request:
         """
-        Build a request: the messages, then *extra* ones that are not turns of the view yet, then the settings.
+        Build a request: the messages, then *extra* turns that are not of the view yet, then the settings.
 
         Args:
-            extra: More messages (the turn about to be said, a prefill), each as pieces.
+            extra: More turns (the one about to be said, a prefill), as ``part_of`` makes them.
             settings: All other parameters, a JSON object.
             version: The API version, for the headers.
             betas: Beta ids, for the headers.
             secrets: What stands behind the names in the settings.
         """
         tail: list[Piece] = []
-        for n, message in enumerate(extra):
-            tail += [b",", *message] if n or self.places else message
+        for n, message in enumerate(_grouped(self._open, extra)):
+            tail += [b",", *_message(message)] if n or self._closed else _message(message)
         tail.append(b"]" + (b"," + settings[1:] if settings != b"{}" else b"}"))
+        slots = [(len(settings) - start, len(settings) - end, name) for start, end, name in _slots_of(settings)]
         digest = self._digest()
         for piece in tail:
             for data in piece if isinstance(piece, Insert) else (piece,):
@@ -371,7 +445,8 @@ class Messages:
             digest=digest.digest(),
             version=version,
             betas=betas,
-            secrets={name: secrets.get(name) for name in _secret_names(settings)},
+            secrets={name: secrets.get(name) for _, _, name in slots},
+            slots=slots,
         )
 
     def _pieces(self) -> list[bytes | bytearray | Insert]:
@@ -389,22 +464,126 @@ class Messages:
         with memoryview(self._bytes) as view:
             while self._hashed_inserts < len(self._inserts):
                 offset, insert = self._inserts[self._hashed_inserts]
-                self._hash.update(view[self._hashed : offset])
+                digest = self._hash.copy()  # reading a blob may fail, and then nothing was digested
+                digest.update(view[self._hashed : offset])
                 for data in insert:
-                    self._hash.update(data)
-                self._hashed, self._hashed_inserts = offset, self._hashed_inserts + 1
+                    digest.update(data)
+                self._hash, self._hashed, self._hashed_inserts = digest, offset, self._hashed_inserts + 1
             self._hash.update(view[self._hashed :])
             self._hashed = len(view)
         return self._hash.copy()
 
 
-_secret: Final = re.compile(
-    rb'"(?:authorization_token|fallback_credit_token|token)":"%s([^"\\]*)"' % PLACEHOLDER.encode()
-)
+class Part(NamedTuple):
+    """A turn on its way into a message: whether it gathers, whose it is, and its bytes."""
+
+    gathers: bool
+    role: str
+    pieces: Sequence[Piece]
 
 
-def _secret_names(settings: bytes) -> list[str]:
-    return [name.decode() for name in _secret.findall(settings)] if PLACEHOLDER.encode() in settings else []
+_USER: Final = b'{"role":"user","content":'
+
+
+def part_of(header: bytes, body: bytes, inserts: Sequence[Insert] = ()) -> Part:
+    """Take one turn for a message; *inserts* are its spliced strings, in the header's order."""
+    plain = b'"omit"' not in header and b'"splices"' not in header
+    pieces = (body,) if plain else pieces_of(header, body, inserts)
+    return Part(b'"gather":true' in header, role_of(body), pieces)
+
+
+def _joins(message: Sequence[Part], part: Part) -> bool:
+    """Say whether a turn belongs to the message before it: it or one of those is a gathered result."""
+    if not message or part.role != "user" or message[-1].role != "user":
+        return False
+    written_by_us = all(_begins(each, _USER) for each in (*message, part))
+    return written_by_us and (part.gathers or any(each.gathers for each in message))
+
+
+def _begins(part: Part, beginning: bytes) -> bool:
+    first = part.pieces[0]
+    return isinstance(first, bytes) and first.startswith(beginning)
+
+
+def _grouped(open_: Sequence[Part], extra: Sequence[Part]) -> list[list[Part]]:
+    groups: list[list[Part]] = [list(open_)] if open_ else []
+    for part in extra:
+        if groups and _joins(groups[-1], part):
+            groups[-1].append(part)
+        else:
+            groups.append([part])
+    return groups
+
+
+def _message(parts: Sequence[Part]) -> list[Piece]:
+    """Write one message of its turns: results first, then the rest, each in the order given."""
+    if len(parts) == 1:
+        return list(parts[0].pieces)
+    written: list[Piece] = [_USER + b"["]
+    ordered = [part for part in parts if part.gathers] + [part for part in parts if not part.gathers]
+    for n, part in enumerate(ordered):
+        written += [b",", *_items(part.pieces)] if n else _items(part.pieces)
+    return [*written, b"]}"]
+
+
+def _items(pieces: Sequence[Piece]) -> list[Piece]:
+    """Take the blocks out of a user message of ours: what stands between its brackets."""
+    first, last = pieces[0], pieces[-1]
+    assert isinstance(first, bytes)  # noqa: S101 - a message begins and ends with its braces
+    assert isinstance(last, bytes)  # noqa: S101 - likewise
+    if not first.startswith(_USER + b"["):
+        opening = b'{"type":"text","text":'
+        return [opening + first[len(_USER) :], *pieces[1:]]  # its own brace closes the block
+    if len(pieces) == 1:
+        return [first[len(_USER) + 1 : -2]]
+    return [first[len(_USER) + 1 :], *pieces[1:-1], last[:-2]]
+
+
+_SECRETS: Final[Mapping[str, str]] = {"mcp_servers": "authorization_token", "fallback_credit_token": "token"}
+"""Parameters that hold secrets, and under which key of them."""
+
+
+def _slots_of(settings: bytes) -> list[tuple[int, int, str]]:
+    """Find the names that stand for secrets, where secrets are and nowhere else: anybody may write such a name."""
+    if PLACEHOLDER.encode() not in settings:
+        return []
+    found = [
+        slot
+        for name, each in canonical.members(settings).items()
+        if name in _SECRETS
+        for slot in _slots_in(settings, each.start, each.end, _SECRETS[name])
+    ]
+    return sorted(found)
+
+
+def _slots_in(data: bytes, start: int, end: int, key: str) -> Iterator[tuple[int, int, str]]:
+    value = canonical.loads(data[start:end])
+    inner: Iterable[canonical.Member] = ()
+    if isinstance(value, str):
+        if value.startswith(PLACEHOLDER):
+            yield start, end, value.removeprefix(PLACEHOLDER)
+    elif isinstance(value, Mapping):
+        inner = [each for name, each in canonical.members(data[start:end]).items() if name == key]
+    elif isinstance(value, Sequence):
+        inner = canonical.items(data[start:end])
+    for each in inner:
+        yield from _slots_in(data, start + each.start, start + each.end, key)
+
+
+def need_secrets(settings: bytes, known: Mapping[str, str]) -> None:
+    """
+    Make sure that every secret the settings name can be sent.
+
+    Raises:
+        ConfigurationError: One is not known here.
+    """
+    for _, _, name in _slots_of(settings):
+        if name not in known:
+            raise _unknown_secret(name)
+
+
+def _unknown_secret(name: str) -> ConfigurationError:
+    return ConfigurationError(f"the secret {name} is not known here: give it to open(), update() or Client")
 
 
 def pieces_of(header: bytes, body: bytes, inserts: Sequence[Insert]) -> list[Piece]:

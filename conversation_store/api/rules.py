@@ -51,6 +51,8 @@ class Asked:
         prefill: Whether that last message is a prefill rather than a turn.
         sending: Whether it goes out as it is; a request that is only built may still get a user's message.
         models: What is known of models.
+        open_calls: Ids of the calls in the last assistant turn that no result answers.
+        orphans: Of each result in the last user turn that answers no open call: where it is, and its id.
         allow_unlisted_model: Take a prefill to a model of which nothing is known.
     """
 
@@ -63,6 +65,8 @@ class Asked:
     prefill: bool
     sending: bool
     models: Models
+    open_calls: Sequence[str] = ()
+    orphans: Sequence[tuple[str, str]] = ()
     allow_unlisted_model: bool = False
 
     @property
@@ -298,6 +302,28 @@ def prefill_alone(asked: Asked) -> Iterator[Finding]:
         yield _error("prefill_alone", path, "a prefill cannot be used with output_config.format")
 
 
+def calls_answered(asked: Asked) -> Iterator[Finding]:
+    """Each call of a tool is answered in the next user message. Source: Messages API documentation, Tool use."""
+    if asked.open_calls and asked.sending:
+        yield _error(
+            "calls_answered",
+            f"messages.{asked.count - 1}",
+            "`tool_use` ids were found without `tool_result` blocks immediately after: "
+            f"{', '.join(asked.open_calls)}. Answer each with tool_result(), or run_tools()",
+        )
+
+
+def results_asked_for(asked: Asked) -> Iterator[Finding]:
+    """Each result answers a call of the turn before it. Source: Messages API documentation, Tool use."""
+    for path, name in asked.orphans:
+        yield _error(
+            "results_asked_for",
+            path,
+            f"unexpected `tool_use_id` found in `tool_result` blocks: {name}. Each `tool_result` block must have a "
+            "corresponding `tool_use` block in the previous message.",
+        )
+
+
 def sampling(asked: Asked) -> Iterator[Finding]:
     """Sampling parameters are gone from version 2026-10-21 on. Source: Migrating to API version 2026-10-21."""
     if asked.version >= "2026-10-21":
@@ -321,6 +347,8 @@ OF_A_REQUEST: Final[Sequence[Callable[[Asked], Iterator[Finding]]]] = (
     prefill_model,
     prefill_ends_in_words,
     prefill_alone,
+    calls_answered,
+    results_asked_for,
     sampling,
     listed,
 )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import struct
 import zlib
 from math import hypot
-from typing import Final
+from typing import Final, TypeAlias
+
+_Point: TypeAlias = tuple[int, int]
 
 WIDTH: Final = 160
 HEIGHT: Final = 96
@@ -28,7 +30,7 @@ _LINES: Final = (
 
 
 def png() -> bytes:
-    """Draw the ant, 160 × 96 pixels in colour."""
+    """Draw the ant, 160 by 96 pixels in colour."""
     rows = b"".join(b"\0" + b"".join(bytes(_colour(x, y)) for x in range(WIDTH)) for y in range(HEIGHT))
     parts = (
         (b"IHDR", struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 2, 0, 0, 0)),
@@ -55,15 +57,16 @@ def _depth(x: int, y: int) -> float:
     """Say how many pixels inside the ant a point is; less than 0 outside."""
     bodies = ((1 - hypot((x - left) / wide, (y - top) / high)) * min(wide, high) for left, top, wide, high in _ELLIPSES)
     limbs = (
-        1.4 - _distance(x, y, *start, *end)
+        1.4 - _distance((x, y), start, end)
         for first, second, third in _LINES
         for start, end in ((first, second), (second, third))
     )
     return max(*bodies, *limbs)
 
 
-def _distance(x: float, y: float, x1: float, y1: float, x2: float, y2: float) -> float:
+def _distance(point: _Point, start: _Point, end: _Point) -> float:
     """Measure from a point to a stretch of a line."""
+    (x, y), (x1, y1), (x2, y2) = point, start, end
     along = ((x - x1) * (x2 - x1) + (y - y1) * (y2 - y1)) / ((x2 - x1) ** 2 + (y2 - y1) ** 2)
     along = max(0.0, min(1.0, along))
     return hypot(x - x1 - along * (x2 - x1), y - y1 - along * (y2 - y1))

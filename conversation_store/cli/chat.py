@@ -18,10 +18,18 @@ from typing import Any, Final, Literal, cast
 import click
 
 from conversation_store.api.client import Client
-from conversation_store.cli.databases import database_options, find, to_write
+from conversation_store.cli.databases import database_options, find, key_argument, to_write
 from conversation_store.cli.failures import Code, code_of, told
 from conversation_store.cli.terminal import Screen, complain, notices
-from conversation_store.cli.transcripts import block_line, counted, exchange_line, moment, name_of, print_turn
+from conversation_store.cli.transcripts import (
+    block_line,
+    counted,
+    exchange_line,
+    moment,
+    name_of,
+    print_turn,
+    words_of,
+)
 from conversation_store.conversation import Conversation
 from conversation_store.errors import (
     APIError,
@@ -118,13 +126,8 @@ class Chat:
     def _choice(self, lost: Exchange) -> OnUnknown | None:
         if not self._person:
             raise UnknownOutcomeError(self._conversation.id, lost.position, lost.state)
-        self._screen.line(
-            (
-                f"The request of {moment(lost.begun)} has no outcome: it may have been answered and billed. "
-                "Your message is kept.",
-                "yellow",
-            )
-        )
+        begun = f"The request of {moment(lost.begun)} has no outcome"
+        self._screen.line((f"{begun}: it may have been answered and billed. Your message is kept.", "yellow"))
         while True:
             try:
                 said = read("send it again, or give up? [s/g] ", self._screen)
@@ -239,10 +242,10 @@ class Chat:
             print_turn(self._screen, reply.turn)
         elif not reply.refused:
             for block in reply.content:
-                self._screen.paragraph(block.text if isinstance(block, Text) else block_line(block))
+                self._screen.paragraph(words_of(block.text) if isinstance(block, Text) else block_line(block))
         self._screen.flush()
         if reply.refused:
-            self._failed(APIError("the model declined to answer; this message is set aside; say it differently"))
+            self._failed(APIError("the model declined; messages without an answer are set aside; say it differently"))
         elif reply.stop_reason == "max_tokens":
             complain("the answer stopped at max_tokens; say 'go on', or give --max-tokens more")
         elif reply.turn is None:
@@ -329,7 +332,7 @@ def opened(store: Store, key: str, settings: Mapping[str, Any]) -> tuple[Convers
 
 
 @click.command("chat")
-@click.argument("key", default=KEY)
+@key_argument("key", metavar="[KEY]", default=KEY)
 @database_options
 @click.option("--model", help=f"The model from now on; a new conversation has {MODEL}.")
 @click.option("--system", help="The system prompt from now on.")
@@ -341,6 +344,7 @@ def opened(store: Store, key: str, settings: Mapping[str, Any]) -> tuple[Convers
     help="What to do with a request whose outcome an earlier run never learned; a person is asked.",
 )
 def chat(
+    *,
     key: str,
     database: str,
     scope: str,

@@ -97,6 +97,19 @@ def find(store: Store, which: str) -> Conversation:
         return store.get(identity)
 
 
+def key_argument(name: str, *, metavar: str = "KEY|ID", **options: Any) -> Callable[[F], F]:
+    """Give a command an argument that names a conversation; bytes that are no text cannot."""
+
+    def check(_context: click.Context, _parameter: click.Parameter, given: str | None) -> str | None:
+        try:
+            (given or "").encode()
+        except UnicodeEncodeError:
+            raise click.BadParameter("a key is text in UTF-8") from None
+        return given
+
+    return click.argument(name, metavar=metavar, callback=check, **options)
+
+
 @click.group("db")
 def db() -> None:
     """Make, upgrade and check a database's tables."""

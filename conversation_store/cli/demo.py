@@ -224,9 +224,9 @@ def _print_title(screen: Screen, title: str, key: str) -> None:
 
 
 def _print_exchange(screen: Screen, conversation: Conversation, reply: Reply) -> None:
-    body = conversation.replay(reply.exchange).decode()
-    screen.line((f"POST /v1/messages, {size(len(body.encode()))}", "cyan"))
-    screen.paragraph((_LONG_DATA.sub(r'\1…"', body), "dim"), indent=4)
+    body = conversation.replay(reply.exchange)
+    screen.line((f"POST /v1/messages, {len(body):,} bytes", "cyan"))
+    screen.paragraph((_LONG_DATA.sub(r'\1…"', body.decode()), "dim"), indent=4)
     if reply.turn is not None:
         print_turn(screen, reply.turn)
     screen.line((f"→ {exchange_line(reply.exchange)}", "dim"))

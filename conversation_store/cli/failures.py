@@ -60,12 +60,20 @@ class MissingFileError(NotFoundError):
         return f"there is no file {self.what}"
 
 
+class MissingExchangeError(NotFoundError):
+    """A conversation has no exchange at the position asked for."""
+
+    def __str__(self) -> str:
+        return f"there is no exchange {self.what}"
+
+
 _AGAIN: Final = "/retry sends it again"
-_SET_ASIDE: Final = "this message is set aside; say it differently, or /retry"
+_SET_ASIDE: Final = "messages without an answer are set aside; say it differently, or /retry"
 
 # Error class, exit code, next step ("" where the error's own words have one).
 _TOLD: Final[tuple[tuple[type[ConversationStoreError], Code, str], ...]] = (
     (MissingFileError, Code.NOT_FOUND, "give another --database, or make it with chat or demo"),
+    (MissingExchangeError, Code.NOT_FOUND, "conversation-store show numbers the exchanges"),
     (NotFoundError, Code.NOT_FOUND, "conversation-store list shows what is there (mind --database and --scope)"),
     (AuthenticationError, Code.API, "check ANTHROPIC_API_KEY, then /retry; or use --offline"),
     (BillingError, Code.API, f"look at the account's billing; {_AGAIN}"),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 try:
     from conversation_store.cli.commands import commands
 except ModuleNotFoundError as error:
-    if error.name not in {"click", "rich"}:
+    if str(error.name).partition(".")[0] not in {"click", "rich"}:
         raise
     commands = None  # type: ignore[assignment]
 

@@ -63,7 +63,7 @@ class _Console(Console):
 
 class Screen:
     """
-    Standard output or standard error, for people and for scripts.
+    Standard output, for people and for scripts.
 
     Styles show on a terminal alone, and not with NO_COLOR; elsewhere no line is broken or padded.
 
@@ -71,8 +71,8 @@ class Screen:
         is_terminal: Whether a person is looking.
     """
 
-    def __init__(self, *, error: bool = False) -> None:
-        self._file: TextIO = sys.stderr if error else sys.stdout
+    def __init__(self) -> None:
+        self._file: TextIO = sys.stdout
         self.is_terminal = self._file.isatty()
         plain = not self.is_terminal or bool(os.environ.get("NO_COLOR"))
         options: dict[str, Any] = {"color_system": None} if plain else {}
@@ -86,8 +86,8 @@ class Screen:
         )
 
     def line(self, *pieces: Piece) -> None:
-        """Print one line; a newline inside a piece is spelled."""
-        self._console.print(_text(pieces, lines=False), soft_wrap=True)
+        """Print one line, wrapped between words on a terminal alone; a newline inside a piece is spelled."""
+        self._console.print(_text(pieces, lines=False), soft_wrap=not self.is_terminal)
 
     def paragraph(self, *pieces: Piece, indent: int = 0) -> None:
         """Print words of any length, every line of them indented, wrapped on a terminal."""
@@ -128,7 +128,9 @@ def _text(pieces: tuple[Piece, ...], *, lines: bool) -> Text:
 
 def complain(message: str) -> None:
     """Print one line to standard error, in the program's name."""
-    Screen(error=True).line(f"{PROGRAM}: {' '.join(message.split())}")
+    # Through the stream, not a console of its own: while something is waited for, rich puts it above the spinner.
+    sys.stderr.write(f"{PROGRAM}: {one_line(' '.join(message.split()))}\n")
+    sys.stderr.flush()
 
 
 class _Notices(logging.Handler):

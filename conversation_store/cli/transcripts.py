@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from conversation_store.audit.verify import Fault
-from conversation_store.cli.databases import database_options, find, to_read
-from conversation_store.cli.failures import Code, told
+from conversation_store.cli.databases import database_options, find, key_argument, to_read
+from conversation_store.cli.failures import Code, MissingExchangeError, told
 from conversation_store.cli.terminal import Piece, Screen, complain, one_line
 from conversation_store.conversation import Conversation
-from conversation_store.errors import CodecError, NotFoundError
+from conversation_store.errors import CodecError
 from conversation_store.record import canonical, media
 from conversation_store.record.blocks import (
     Block,
@@ -41,6 +41,7 @@ OPENING, CLOSING = "⟦", "⟧"
 _FOLDED: Final = 100
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _KIB: Final = 1024
+_SECOND: Final = 1_000_000
 _STYLES: Final = {"user": "bold cyan", "assistant": "bold green", "system": "bold magenta"}
 _USUAL: Final = {("user", Origin.HUMAN), ("assistant", Origin.MODEL), ("system", Origin.SYSTEM)}
 
@@ -73,19 +74,25 @@ def name_of(conversation: Conversation | Listed) -> str:
     return conversation.key if conversation.key is not None else str(conversation.id)
 
 
+def words_of(value: object) -> str:
+    """Take a value for words: what came from outside may be any JSON, whatever its block should hold."""
+    return value if isinstance(value, str) else canonical.dumps(value).decode()
+
+
 def _folded(value: object) -> str:
-    text = value if isinstance(value, str) else canonical.dumps(value).decode()
-    return one_line(text, _FOLDED)
+    return one_line(words_of(value), _FOLDED)
 
 
 def _attached(block: Image | Document) -> str:
+    if not isinstance(block.source, Mapping):
+        return _folded(block.source)
     data, source = block.data, block.source
     if data is not None:
         try:
             measured = media.measure(data)
         except ValueError:
             return f"{source.get('media_type')}, {size(len(data))}"
-        pixels = f", {measured.width} × {measured.height}" if measured.width else ""
+        pixels = f", {measured.width} x {measured.height}" if measured.width else ""
         pages = f", {counted(measured.pages, 'page')}" if measured.pages else ""
         return f"{measured.type}{pixels}{pages}, {size(len(data))}"
     if source.get("type") == "text":
@@ -95,31 +102,32 @@ def _attached(block: Image | Document) -> str:
 
 def block_line(block: Block) -> str:
     """Say in one line what a block is that is not words; it is still to be made safe for the terminal."""
+    said = block.type
     match block:
         case Image():
-            return f"[image: {_attached(block)}]"
+            said = f"image: {_attached(block)}"
         case Document():
             titled = f" {block.title!r}" if isinstance(block.title, str) else ""
-            return f"[document{titled}: {_attached(block)}]"
+            said = f"document{titled}: {_attached(block)}"
         case Thinking():
-            return f"[thinking: {len(block.thinking):,} characters]"
+            said = f"thinking: {len(words_of(block.thinking)):,} characters"
         case RedactedThinking():
-            return "[thinking that only the API can read]"
+            said = "thinking that only the API can read"
         case ToolUse() | ServerToolUse() | McpToolUse():
-            return f"[calls {block.name} {_folded(block.input or {})}]"
+            said = f"calls {block.name} {_folded(block.input or {})}"
         case ToolResult() | McpToolResult():
-            failed = "an error" if block.is_error is True else "a result"
+            kind = "an error" if block.is_error is True else "a result"
             inner = " ".join(_within(each) for each in blocks_of(block.content))
-            return f"[{failed} for {block.tool_use_id}: {_folded(inner or 'empty')}]"
+            said = f"{kind} for {block.tool_use_id}: {_folded(inner or 'empty')}"
         case ServerToolResult():
-            return f"[{block.type} for {block.tool_use_id}: {_folded(block.content)}]"
+            said = f"{block.type} for {block.tool_use_id}: {_folded(block.content)}"
         case Unknown():
-            return f"[{block.kind}: {_folded(block.extra)}]"
-    return f"[{block.type}]"
+            said = f"{block.kind}: {_folded(block.extra)}"
+    return f"[{said}]"
 
 
 def _within(block: Block) -> str:
-    return block.text if isinstance(block, Text) else block_line(block)
+    return words_of(block.text) if isinstance(block, Text) else block_line(block)
 
 
 def prefill_of(turn: Turn) -> tuple[str, int]:
@@ -156,13 +164,14 @@ def print_turn(screen: Screen, turn: Turn, *, full: bool = False, number: int | 
     screen.line(*count, *_heading(turn, bool(words or ours)), (f"  {moment(turn.at)}", "dim"))
     for index, block in enumerate(turn.content):
         if isinstance(block, Text):
-            mine = block.text if index < ours else words
-            if mine and block.text.startswith(mine):
+            text = words_of(block.text)
+            mine = text if index < ours else words
+            if mine and text.startswith(mine):
                 marked: Piece = (f"{OPENING}{mine}{CLOSING}", "yellow")
-                screen.paragraph(marked, block.text[len(mine) :], indent=4)
+                screen.paragraph(marked, text[len(mine) :], indent=4)
                 words = ""
             else:
-                screen.paragraph(block.text, indent=4)
+                screen.paragraph(text, indent=4)
         elif full and not isinstance(block, (Image, Document)):
             screen.line((f"    [{block.type}]", "dim"))
             screen.paragraph((_unfolded(block), "dim"), indent=4)
@@ -172,7 +181,7 @@ def print_turn(screen: Screen, turn: Turn, *, full: bool = False, number: int | 
 
 def _unfolded(block: Block) -> str:
     if isinstance(block, Thinking):
-        return block.thinking
+        return words_of(block.thinking)
     if isinstance(block, (ToolUse, ServerToolUse, McpToolUse)):
         return f"{block.name} {canonical.dumps(block.input or {}).decode()}"
     if isinstance(block, (ToolResult, McpToolResult)):
@@ -211,7 +220,8 @@ def exchange_line(exchange: Exchange) -> str:
     if exchange.retry_of is not None:
         told.append(f"again for {exchange.retry_of}")
     if exchange.ended is not None:
-        told.append(f"{(exchange.ended - exchange.begun) / 1_000_000:.1f} s")
+        took = exchange.ended - exchange.begun
+        told.append(f"{took / _SECOND:.1f} s" if took >= _SECOND else f"{took / 1000:.0f} ms")
     return ", ".join(told)
 
 
@@ -260,7 +270,7 @@ def listing(database: str, scope: str, limit: int) -> int:
 
 
 @click.command("show")
-@click.argument("which", metavar="KEY|ID")
+@key_argument("which")
 @database_options
 @click.option("--full", is_flag=True, help="Unfold thinking, tool calls and results.")
 def show(which: str, database: str, scope: str, full: bool) -> int:
@@ -310,7 +320,7 @@ def fault_line(name: str, fault: Fault) -> str:
 
 
 @click.command("verify")
-@click.argument("which", metavar="[KEY|ID]", required=False)
+@key_argument("which", metavar="[KEY|ID]", required=False)
 @database_options
 def verify(which: str | None, database: str, scope: str) -> int:
     """Compute chains and commitments again, of one conversation or of all; exit code 1 where a fault is found."""
@@ -335,7 +345,7 @@ def verify(which: str | None, database: str, scope: str) -> int:
 
 
 @click.command("replay")
-@click.argument("which", metavar="KEY|ID")
+@key_argument("which")
 @click.argument("position", type=int)
 @database_options
 def replay(which: str, position: int, database: str, scope: str) -> int:
@@ -349,7 +359,7 @@ def replay(which: str, position: int, database: str, scope: str) -> int:
     with to_read(database, scope) as store:
         conversation = find(store, which)
         if all(exchange.position != position for exchange in conversation.exchanges):
-            raise NotFoundError(f"{name_of(conversation)} with an exchange {position}")
+            raise MissingExchangeError(f"{position} in {name_of(conversation)}")
         try:
             body = conversation.replay(position)
         except CodecError as error:

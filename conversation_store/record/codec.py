@@ -22,7 +22,8 @@ Content: TypeAlias = "str | Block | Mapping[str, Any]"
 
 ROLES: Final = ("user", "assistant", "system")
 
-_MESSAGE_KEYS: Final = frozenset({"role", "content", "output_config", "clear_at"})
+_MESSAGE_KEYS: Final = frozenset({"role", "content"})
+_SYSTEM_MESSAGE_KEYS: Final = _MESSAGE_KEYS | {"output_config", "clear_at"}
 _SOURCES: Final[Mapping[str, frozenset[str]]] = {
     "base64": frozenset({"type", "media_type", "data"}),
     "text": frozenset({"type", "media_type", "data"}),
@@ -168,12 +169,29 @@ def _check(value: Mapping[str, Any], path: str) -> None:
 
 
 def _check_source(source: object, path: str) -> None:
-    if not isinstance(source, Mapping) or source.get("type") not in _SOURCES:
+    if not isinstance(source, Mapping) or source.get("type") not in tuple(_SOURCES):
         raise ContentError(path, f"Input should be an object with a type out of {', '.join(_SOURCES)}")
     _only(source, _SOURCES[source["type"]], path)
     for key in sorted(_SOURCES[source["type"]]):
         if key not in source:
             raise ContentError(f"{path}.{key}", "Field required")
+
+
+def tool_result_content(content: object, path: str = "content") -> object:
+    """
+    Write what a tool returned as the ``content`` of its result.
+
+    Args:
+        content: A string, one block or dict in the API's shape, or several in a list.
+        path: What leads to it in an error.
+
+    Raises:
+        ContentError: Something in it is no content.
+    """
+    if isinstance(content, str) or content is None or content is ABSENT:
+        return ABSENT if content is None else content
+    pieces = content if isinstance(content, (list, tuple)) else [content]
+    return [_written(each, f"{path}.{n}") for n, each in enumerate(pieces)]
 
 
 def wire(role: str, content: Sequence[Content], path: str = "") -> bytes:
@@ -200,10 +218,10 @@ def wire_of_message(message: Mapping[str, Any], path: str) -> tuple[str, bytes]:
     """
     if not isinstance(message, Mapping):
         raise ContentError(path, "a message is a dict with role and content")
-    for key in message:
-        if key not in _MESSAGE_KEYS:
-            raise _extra(path, str(key))
     role = message.get("role")
+    for key in message:
+        if key not in (_SYSTEM_MESSAGE_KEYS if role == "system" else _MESSAGE_KEYS):
+            raise _extra(path, str(key))
     if role not in ROLES:
         raise ContentError(f"{path}.role", f"Input should be {', '.join(map(repr, ROLES))}")
     if "content" not in message and role != "system":

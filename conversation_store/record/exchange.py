@@ -73,7 +73,7 @@ class Usage:
     The tokens of an answer, as the API counted them.
 
     ``raw`` is the whole ``usage`` object; the named counters are the ones every answer has. A counter
-    that came as null or not at all is 0 here and unchanged in ``raw``.
+    that came as null, as no count or not at all is 0 here and unchanged in ``raw``.
     """
 
     input_tokens: int = 0
@@ -90,7 +90,7 @@ class Usage:
 
         def counter(name: str) -> int:
             value = raw.get(name)
-            return value if type(value) is int else 0
+            return value if type(value) is int and 0 <= value < 1 << 63 else 0
 
         return cls(
             input_tokens=counter("input_tokens"),
@@ -123,6 +123,7 @@ class Exchange:
         usage: The tokens of the answer.
         sent_by: ``client`` for the library's own client, ``caller`` for begin/finish by hand.
         idempotency_key: The caller's key; only the first exchange of a chain of retries has it.
+        streamed: Whether the answer was asked for as a stream.
     """
 
     conversation: UUID
@@ -143,6 +144,7 @@ class Exchange:
     stop_reason: str | None = None
     usage: Usage = field(factory=Usage)
     idempotency_key: str | None = None
+    streamed: bool = False
 
 
 def omitted(blocks: Sequence[Mapping[str, Any]]) -> frozenset[int]:
@@ -155,7 +157,8 @@ def omitted(blocks: Sequence[Mapping[str, Any]]) -> frozenset[int]:
     Source: Messages API documentation, Refusals and fallback, 2026-10.
     """
     last_fallback = max((n for n, block in enumerate(blocks) if block.get("type") == "fallback"), default=-1)
-    answered = {block.get("tool_use_id") for block in blocks[: max(last_fallback, 0)]}
+    # Tuples and lists, not sets: in an answer anything may stand where a string should.
+    answered = [block["tool_use_id"] for block in blocks[: max(last_fallback, 0)] if "tool_use_id" in block]
     left_out = set()
     for n, block in enumerate(blocks):
         kind = block.get("type")
@@ -163,8 +166,8 @@ def omitted(blocks: Sequence[Mapping[str, Any]]) -> frozenset[int]:
         if (kind == "text" and isinstance(text, str) and not text.strip()) or (
             n < last_fallback
             and (
-                kind in {"thinking", "redacted_thinking", "connector_text", "tool_use"}
-                or (kind in {"server_tool_use", "mcp_tool_use"} and block.get("id") not in answered)
+                kind in ("thinking", "redacted_thinking", "connector_text", "tool_use")
+                or (kind in ("server_tool_use", "mcp_tool_use") and block.get("id") not in answered)
             )
         ):
             left_out.add(n)

@@ -4,11 +4,13 @@ Exchanges as rows: what was asked, what became of it, what it used. Derived from
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
 
+from conversation_store.errors import ContentError
 from conversation_store.record import canonical
 from conversation_store.record.exchange import Exchange, State, Usage
 from conversation_store.storage.tables import conversation_exchange as table
@@ -18,6 +20,9 @@ _of: Final = table.c.conversation == bindparam("of")
 _insert: Final = insert(table)
 _finish: Final = update(table).where(_of, table.c.position == bindparam("at_position"))
 _one: Final = select(table).where(_of, table.c.position == bindparam("at_position"))
+_after: Final = (
+    select(table).where(_of, table.c.position > bindparam("at_position")).order_by(table.c.position).limit(1)
+)
 _outcome: Final = select(table.c.outcome).where(_of, table.c.position == bindparam("at_position"))
 _by_key: Final = select(table.c.position).where(_of, table.c.idempotency_key == bindparam("key"))
 _newest_try: Final = (
@@ -38,10 +43,11 @@ def begin(connection: Connection, exchange: Exchange) -> None:
             "conversation": exchange.conversation.bytes,
             "position": exchange.position,
             "state": exchange.state.value,
-            "model": exchange.model[:_MODEL_LENGTH],
+            "model": _short(exchange.model, _MODEL_LENGTH),
             "begun": exchange.begun,
             "body_length": exchange.body_length,
             "sent_by": exchange.sent_by,
+            "streamed": int(exchange.streamed),
             "attempts": 0,
             "maybe_billed": 0,
             "idempotency_key": None if exchange.idempotency_key is None else exchange.idempotency_key.encode(),
@@ -62,7 +68,7 @@ def finish(connection: Connection, exchange: Exchange, outcome: int | None) -> N
             "of": exchange.conversation.bytes,
             "at_position": exchange.position,
             "state": exchange.state.value,
-            "served_by": None if exchange.served_by is None else exchange.served_by[:_MODEL_LENGTH],
+            "served_by": _short(exchange.served_by, _MODEL_LENGTH),
             "ended": exchange.ended,
             "attempts": exchange.attempts,
             "maybe_billed": int(exchange.maybe_billed),
@@ -75,13 +81,25 @@ def finish(connection: Connection, exchange: Exchange, outcome: int | None) -> N
             "output_tokens": exchange.usage.output_tokens,
             "cache_creation_input_tokens": exchange.usage.cache_creation_input_tokens,
             "cache_read_input_tokens": exchange.usage.cache_read_input_tokens,
-            "usage": canonical.dumps(exchange.usage.raw) if exchange.usage.raw else None,
+            "usage": _usage(exchange.usage.raw),
         },
     )
 
 
 def _short(value: str | None, longest: int) -> str | None:
-    return None if value is None else value[:longest].replace("\0", "\ufffd")
+    # The API's words as text columns take them; as received they are in the outcome.
+    if value is None:
+        return None
+    return value[:longest].replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _usage(raw: Mapping[str, Any]) -> bytes | None:
+    if not raw:
+        return None
+    try:
+        return canonical.dumps(raw)
+    except ContentError:  # a lone surrogate; as received it is in the outcome
+        return canonical.header(raw)
 
 
 def read(connection: Connection, of: UUID, position: int) -> Exchange | None:
@@ -98,6 +116,12 @@ def read_all(connection: Connection, of: UUID) -> list[Exchange]:
 def newest(connection: Connection, of: UUID) -> Exchange | None:
     """Read the exchange begun last."""
     row = connection.execute(_newest, {"of": of.bytes}).first()
+    return None if row is None else _exchange(row)
+
+
+def after(connection: Connection, of: UUID, position: int) -> Exchange | None:
+    """Read the exchange begun next after another one."""
+    row = connection.execute(_after, {"of": of.bytes, "at_position": position}).first()
     return None if row is None else _exchange(row)
 
 
@@ -128,6 +152,7 @@ def _exchange(row: Row[Any]) -> Exchange:
         ended=row.ended,
         body_length=row.body_length,
         sent_by=row.sent_by,
+        streamed=bool(row.streamed),
         attempts=row.attempts,
         maybe_billed=bool(row.maybe_billed),
         retry_of=row.retry_of,

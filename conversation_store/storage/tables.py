@@ -129,6 +129,7 @@ conversation_exchange: Final = Table(
     Column("ended", BigInteger),
     Column("body_length", BigInteger, nullable=False),
     Column("sent_by", String(16), nullable=False),
+    Column("streamed", SmallInteger, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("maybe_billed", SmallInteger, nullable=False),
     Column("idempotency_key", _varying(IDEMPOTENCY_KEY_BYTES), comment="NULL on retries"),

@@ -112,6 +112,7 @@ def upgrade() -> None:
         sa.Column("ended", sa.BigInteger()),
         sa.Column("body_length", sa.BigInteger(), nullable=False),
         sa.Column("sent_by", sa.String(length=16), nullable=False),
+        sa.Column("streamed", sa.SmallInteger(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("maybe_billed", sa.SmallInteger(), nullable=False),
         sa.Column("idempotency_key", varying(255), comment="NULL on retries"),

@@ -19,8 +19,8 @@ FLOORS: Final = (
     {"errors"},
     {"record"},
     {"api", "storage", "formats"},
-    {"exchanges", "outcomes", "attachments", "history", "preflight", "transfer", "audit", "migrations"},
-    {"pending", "conversation"},
+    {"exchanges", "outcomes", "attachments", "history", "preflight", "tools", "transfer", "audit", "migrations"},
+    {"pending", "streaming", "conversation"},
     {"store"},
     {"aio", "cli", "viewer", "testing", "integrations"},
     {PACKAGE},  # the package itself offers names of all the rooms

@@ -112,7 +112,7 @@ def _run(jobs: list[dict[str, Any]]) -> list[tuple[bool, Any, str | None]]:
 
 
 def _reap(pid: int, pipe: int) -> tuple[bool, Any, str | None]:
-    with open(pipe) as told:  # noqa: PTH123 - a descriptor
+    with open(pipe) as told:
         text = told.read()
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):

@@ -135,9 +135,7 @@ def test_eight_processes_open_a_new_database(database_url: str, nursery: Nursery
 
 def test_eight_processes_upgrade_an_empty_database(bare_database_url: str, nursery: Nursery) -> None:
     """All succeed, and the schema is there once."""
-    jobs = [
-        {"act": "upgrade", "url": bare_database_url, "key": f"chat {number % 2}"} for number in range(PROCESSES)
-    ]
+    jobs = [{"act": "upgrade", "url": bare_database_url, "key": f"chat {number % 2}"} for number in range(PROCESSES)]
     assert len(set(values(nursery.run(*jobs)))) == 2
     with Store(bare_database_url) as store:
         assert len(store.list()) == 2
@@ -167,11 +165,14 @@ def deliver_under_kills(url: str, nursery: Nursery, rounds: int) -> Counter[str]
     with MessagesAPI(key=KEY, otherwise=Slow(0.03)) as api, Client(KEY, base_url=api.url, max_attempts=1) as client:
         for number in range(rounds):
             key = f"chat {number}"
-            job = {"act": "deliver", "url": url, "api": api.url, "key": key, "text": key}
+            job: dict[str, Any] = {"act": "deliver", "url": url, "api": api.url, "key": key, "text": key}
             job |= {"count": 13, "on_unknown": "resend"}
-            jobs: list[dict[str, Any]] = [dict(job) for _ in range(PROCESSES)]
+            jobs = [dict(job) for _ in range(PROCESSES)]
             for worker in range(6):
                 jobs[worker]["kill_after"] = 0.01 + 0.02 * worker + 0.003 * (number % 7)
+            # The first of all dies with its request on the way; the others find that.
+            first = {**job, "act": "send", "point": "response, before"}
+            assert nursery.run(first)[0].killed
             reports = nursery.run(*jobs)
             assert [report.error for report in reports if report.error] == []
             happened["killed"] += sum(report.killed for report in reports)
@@ -196,10 +197,10 @@ def test_a_message_delivered_under_kills_is_said_and_answered_once(database_url:
     """About a hundred deliveries by eight processes, six of which are killed: one turn, one accepted answer."""
     happened = deliver_under_kills(database_url, nursery, 4)
     assert happened["killed"] >= 4
-    assert happened["taken over"] >= 1
+    assert happened["taken over"] >= 4
 
 
 @pytest.mark.long
 def test_messages_delivered_under_many_kills_are_said_and_answered_once(database_url: str, nursery: Nursery) -> None:
     """The same, forty times over."""
-    assert deliver_under_kills(database_url, nursery, 40)["killed"] >= 100
+    assert deliver_under_kills(database_url, nursery, 40)["killed"] >= 80

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing import get_context
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, event
@@ -19,8 +20,8 @@ from sqlalchemy.engine.default import DefaultDialect
 from urllib3.connection import HTTPConnection
 
 from conversation_store import Client, Conversation, Image, Reply, Store, exchanges
-from conversation_store.errors import BusyError, ConflictError, UnknownOutcomeError
-from conversation_store.storage import blobs
+from conversation_store.errors import BusyError, ConflictError, DatabaseError, UnknownOutcomeError
+from conversation_store.storage import blobs, engine
 from conversation_store.storage.engine import Database
 from conversation_store.testing import MessagesAPI
 from tests import pictures
@@ -222,6 +223,82 @@ def _delivered(chat: Conversation, job: Job) -> Reply:
             chat.refresh()
 
 
+def fork(job: Job) -> list[str]:
+    """Use a store and a conversation, and use them in a forked child too; tell what the log says."""
+    with opened(job) as store:
+        chat = store.open(job["key"], **SETTINGS)
+        chat.user("parent")
+        chat.send("parent asks")
+        _in_child(job["how"], lambda: _speak(chat))
+        chat.refresh()
+        chat.user("parent again")
+        return [turn.text for turn in chat.turns]
+
+
+def _speak(chat: Conversation) -> None:
+    chat.user("child")
+    chat.send("child asks")
+
+
+def _in_child(how: str, act: Callable[[], None]) -> None:
+    if how == "multiprocessing":
+        process = get_context("fork").Process(target=act)
+        process.start()
+        process.join(30)
+        assert process.exitcode == 0
+        process.close()
+        return
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            act()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def close_in_child(job: Job) -> bool:
+    """Close an inherited store in a child that never used it; tell whether the parent's connection lives on."""
+    with opened(job) as store:
+        store.open(job["key"], **SETTINGS)
+
+        def connection() -> object:
+            with store._database.read() as reading:
+                return reading.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+
+        before = connection()
+        _in_child("fork", store.close)
+        return connection() == before
+
+
+def stop_inside(job: Job) -> None:
+    """Stop, as a frozen machine does, inside a transaction that has written."""
+    original = exchanges.append
+
+    def stopping(connection: Connection, commit: Any) -> bool:
+        result = original(connection, commit)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return result
+
+    exchanges.append = stopping
+    with opened(job) as store:
+        store.get(job["key"]).user("slow")
+
+
+def append_impatiently(job: Job) -> str:
+    """Append with half a second of patience; tell the reason why not."""
+    engine.PATIENCE = 0.5  # type: ignore[misc]
+    time.sleep(0.3)  # the other one is inside by now
+    try:
+        with opened(job) as store:
+            store.get(job["key"]).user("fast")
+    except DatabaseError as error:
+        return error.reason
+    return "appended"
+
+
 def open_new(job: Job) -> str:
     """Open a database that may not be there yet, and a conversation in it."""
     with opened(job) as store:
@@ -235,8 +312,8 @@ def upgrade(job: Job) -> str:
 
 
 ACTS: Final[Mapping[str, Callable[[Job], object]]] = {
-    act.__name__: act for act in (send, recover, give_up, append, converse, deliver, open_new, upgrade)
-}
+    act.__name__: act for act in (send, recover, give_up, append, converse, deliver, open_new, upgrade, fork)
+} | {act.__name__: act for act in (close_in_child, stop_inside, append_impatiently)}
 
 
 def warm_up() -> None:

@@ -1,0 +1,80 @@
+"""What a fresh process costs: imports, and the next body of a conversation that was kept by another one."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.benchmarks import histories
+from tests.benchmarks.conftest import Beside, Place
+
+ROOT: Final = Path(__file__).parents[2]
+DEPENDENCIES: Final = "import attrs, cattrs, pybase64, requests, sqlalchemy, sqlalchemy.dialects.sqlite, urllib3"
+
+
+def child(what: str, argument: str) -> dict[str, Any]:
+    """Run ``fresh`` in a process of its own; the seconds of the whole process are added to what it tells."""
+    begun = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.benchmarks.fresh", what, argument],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    told: dict[str, Any] = json.loads(done.stdout)
+    return {**told, "whole": time.perf_counter() - begun}
+
+
+def median(told: list[dict[str, Any]], name: str) -> float:
+    """Give the median of what several children told."""
+    return statistics.median(float(each[name]) for each in told)
+
+
+def test_open_and_next_body(beside: Beside, memory: Place) -> None:
+    """A fresh process opens the store, loads 10,000 turns, and has the next body and its digest."""
+    path = memory.folder / "bot.db"
+    histories.write(path, beside.turns(10_000))
+    ours: list[dict[str, Any]] = []
+    floors: list[dict[str, Any]] = []
+    cost = "fresh process, N = 10,000"
+    floor = "bare sqlite3: SELECT and join"
+    beside(
+        f"{cost}: open, load, next body",
+        "whole process, imports included",
+        lambda: ours.append(child("ours", str(path))),
+        {floor: lambda: floors.append(child("floor", str(path)))},
+        rounds=15,
+    )
+    if beside.measuring:
+        after = "after the imports"
+        beside.note(f"{cost}: open, load, next body", after, median(ours, "seconds"), median(floors, "seconds"), floor)
+        floor += ", SHA-256"
+        beside.note(
+            f"{cost}: open, load, next body", after, median(ours, "seconds"), median(floors, "with digest"), floor
+        )
+    assert {(each["bytes"], each["sha256"]) for each in ours} == {(each["bytes"], each["sha256"]) for each in floors}
+
+
+@pytest.mark.parametrize("statement", ["import conversation_store", "from conversation_store import Client, Store"])
+def test_import(beside: Beside, statement: str) -> None:
+    """Importing the library, against importing what it depends on."""
+    ours: list[dict[str, Any]] = []
+    floors: list[dict[str, Any]] = []
+    floor = "importing its dependencies (but Alembic, which only a migration needs)"
+    beside(
+        statement,
+        "whole process",
+        lambda: ours.append(child("imports", statement)),
+        {floor: lambda: floors.append(child("imports", DEPENDENCIES))},
+        rounds=15,
+    )
+    if beside.measuring:
+        beside.note(statement, "the import alone", median(ours, "seconds"), median(floors, "seconds"), floor)
