@@ -306,8 +306,14 @@ class Conversation:
         return preflight.plan(self._history, said).request
 
     def check(self, **overrides: Any) -> Sequence[Finding]:
-        """Say everything the rule book finds in the next request as it stands, errors and warnings."""
-        return preflight.plan(self._history, Said(overrides=overrides, check=False)).findings
+        """
+        Say everything the rule book finds in the next request as it stands, errors and warnings.
+
+        A warning too where a change to the system prompt, the tools or earlier turns breaks what thinking is
+        bound to; it names the turn.
+        """
+        planned = preflight.plan(self._history, Said(overrides=overrides, check=False, sending=False))
+        return [*planned.findings, *preflight.binding(self._history)]
 
     def send(
         self,

@@ -333,6 +333,40 @@ class History:
         with self.database.read() as connection:
             return _entry(connection, self.id, position)
 
+    def entry_of(self, conversation: UUID, position: int) -> Entry:
+        """
+        Read one entry of any log that this view shows.
+
+        Raises:
+            CodecError: There is none at this position.
+        """
+        with self.database.read() as connection:
+            return _entry(connection, conversation, position)
+
+    def changed_since(self, of: UUID, request: int, turn: int) -> list[str]:
+        """
+        Say what of the next request differs from what a past one had: ``system``, ``tools``, ``an earlier turn``.
+
+        Args:
+            of: The log the past request stands in.
+            request: Its position.
+            turn: Index in the view of the turn it was answered with.
+        """
+        with self.database.read() as connection:
+            entry = _entry(connection, of, request)
+            fields = fields_of(entry.header)
+            settings = settings_at(connection, of, fields["settings"])
+            now = canonical.object_of(self.settings.body)
+            then = canonical.object_of(requests.merged(settings.body, entry.body or b"{}"))
+            changed = [name for name in ("system", "tools") if now.get(name) != then.get(name)]
+            if of != self.id or fields["view"] != self.head.view_position:
+                past = Messages()
+                spans, _ = view_at(connection, of, fields["view"])
+                add_messages(past, self.database, connection, spans, fields["last"] + 1)
+                if past.places != self.messages.places[:turn]:
+                    changed.append("an earlier turn")
+        return changed
+
     def turn(self, entry: Entry) -> Turn:
         """Look at an entry as a turn."""
         return turn(self.database, self.id, entry)

@@ -19,7 +19,7 @@ from conversation_store.history import History
 from conversation_store.record import canonical, codec
 from conversation_store.record.blocks import ABSENT
 from conversation_store.record.codec import Content
-from conversation_store.record.turns import Origin
+from conversation_store.record.turns import Origin, fields_of
 from conversation_store.storage import identity
 
 
@@ -152,6 +152,36 @@ def plan(history: History, said: Said) -> Planned:
         model=str(params.get("model", "")),
         stream=said.stream,
     )
+
+
+def binding(history: History) -> list[Finding]:
+    """
+    Warn where the next request differs from what the newest thinking was made with: it would be lost or refused.
+
+    Thinking is bound to the system prompt, the tools and every earlier message (newer models check it).
+
+    Source: Messages API documentation, Preserved thinking, 2026-10.
+    """
+    messages = history.messages
+    if not messages.thinking:
+        return []
+    index = messages.thinking[-1]
+    of, position = messages.places[index]
+    made = fields_of(history.entry_of(of, position).header).get("request")
+    if made is None:
+        return []
+    changed = history.changed_since(of, made, index)
+    path = f"messages.{messages.message_of(index)}"
+    return [
+        Finding(
+            "thinking_bound",
+            "warning",
+            path,
+            f"{what} changed since turn {position} was made; its thinking is bound to what was there, and newer models "
+            "refuse or drop it: undo the change, or go on without the thinking",
+        )
+        for what in changed
+    ]
 
 
 def _results(new: Sequence[tuple[Origin, bytes]], first: int) -> Iterator[tuple[str, str]]:

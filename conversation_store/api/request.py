@@ -9,6 +9,7 @@ A builder is never changed, only added to: every ``request`` entry names the one
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -347,6 +348,11 @@ class Messages:
         while start and self.roles[start - 1] == "assistant":
             start -= 1
         return range(start, end)
+
+    def message_of(self, turn: int) -> int:
+        """Say which message a turn is, or is part of."""
+        firsts = [first for first, _ in self._closed]
+        return bisect_right(firsts, turn) - 1 if turn < len(self.places) - len(self._open) else len(self._closed)
 
     def add(self, place: tuple[UUID, int], header: bytes, body: bytes, inserts: Sequence[Insert] = ()) -> None:
         """Append a turn; *inserts* are its spliced strings, in the header's order."""

@@ -5,7 +5,7 @@ Nothing here reads a socket or a clock. Both halves are right for every split of
 encodes again what it can keep: an event carries the bytes it was read from, a string is joined from the
 escaped pieces of its deltas, a tool's input is the JSON the model wrote, and numbers keep their spelling.
 
-What an event does to the message is ``Accumulator.add``; a new event needs a class, a line in ``_reading``
+What an event does to the message is ``Accumulator._fold``; a new event needs a class, a line in ``_reading``
 and a case there. Source: Messages API documentation, Streaming, 2026-11.
 """
 
@@ -570,7 +570,7 @@ class Accumulator:
         whole: Whether ``message_stop`` came, and so nothing is missing.
         error: The ``error`` event that broke the answer off, None where none did.
         unknown: How many events were passed over: newer than this library, or after the end.
-        fault: Why ``decode_all`` stopped reading, None where it did not.
+        fault: What could not be folded, or what ``decode_all`` could not read; None where nothing was amiss.
     """
 
     whole: bool = field(default=False, init=False)
@@ -582,17 +582,27 @@ class Accumulator:
     _fields: dict[str, bytes] = field(factory=dict, init=False, repr=False)
     _usage: dict[str, bytes] = field(factory=dict, init=False, repr=False)
 
-    def add(self, event: Event) -> None:  # noqa: C901, PLR0912 - the API's table, a case an event
+    def add(self, event: Event) -> None:
         """
         Fold the next event in.
 
         Raises:
             CodecError: It cannot follow the ones before: an event of a block that has not begun or has begun
-                twice, anything of a message before ``message_start``. Nothing of it was folded.
+                twice, anything of a message before ``message_start``. Nothing of it was folded, and nothing
+                is afterwards, because something is missing.
         """
         if self.whole or self.error:
             self.unknown += not isinstance(event, Ping)
             return
+        if self.fault:
+            raise self.fault
+        try:
+            self._fold(event)
+        except CodecError as fault:
+            self.fault = fault
+            raise
+
+    def _fold(self, event: Event) -> None:  # noqa: C901, PLR0912 - the API's table, a case an event
         match event:
             case TextDelta():
                 self._block(event.index).grow("text", event.escaped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -28,6 +29,10 @@ class Commands(click.Group):
 
     def execute(self, arguments: Sequence[str] | None = None) -> int:
         """Run a command and return its exit code."""
+        for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+            # A byte that is no text must be an error of its line or a visible escape, never a traceback.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors=errors)
         try:
             code = super().main(
                 None if arguments is None else list(arguments), prog_name=PROGRAM, standalone_mode=False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Sequence
 
@@ -29,8 +28,4 @@ def run(arguments: Sequence[str] | None = None) -> int:
     if commands is None:
         sys.stderr.write(MISSING_EXTRA)
         return 2
-    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
-        # A byte that is no text must be an error of its line or a visible escape, never a traceback.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=errors)
     return commands.execute(arguments)

@@ -17,6 +17,7 @@ from attrs import frozen
 from sqlalchemy import Connection, Engine, create_engine, event, text
 
 from conversation_store import Client, Conversation, Fault, Image, Store
+from conversation_store.errors import CodecError
 from conversation_store.record import chain
 from conversation_store.testing import MessagesAPI
 from tests import pictures
@@ -62,10 +63,10 @@ class Kept:
 def fill(chat: Conversation) -> None:
     """Give a conversation an entry of every kind there is, and attachments."""
     chat.label(title="Ants", metadata={"a": 1})
-    chat.user("What is this?", Image.from_bytes(PICTURE))
+    chat.user("What is this?", Image.from_bytes(OTHER))
     chat.assistant("A picture.", reason="test")
     chat.send("Sure?", prefill="I am", idempotency_key="1")
-    chat.user("And this?", Image.from_bytes(OTHER))
+    chat.user("And this?", Image.from_bytes(PICTURE))
     chat.update(max_tokens=65)
 
 
@@ -104,8 +105,8 @@ def test_what_nobody_touched_has_no_fault(kept: Kept) -> None:
 
 # --- one thing at a time -----------------------------------------------------------------------------------------
 
-# In the log: 0 opened, 1 settings, 2 labelled, 3 picture, 4 synthetic, 5 turn, 6 prefill, 7 request, 8 outcome,
-# 9 the model's turn, 10 the second picture, 11 settings.
+# In the log: 0 opened, 1 settings, 2 labelled, 3 a picture, 4 synthetic, 5 turn, 6 prefill, 7 request, 8 outcome,
+# 9 the model's turn, 10 a picture of two chunks, 11 settings.
 ENTRY: Final = "conversation_entry WHERE conversation = :c AND position = "
 SET: Final = "UPDATE conversation_entry SET {} WHERE conversation = :c AND position = {}"
 
@@ -193,11 +194,11 @@ TAMPERINGS: Final = (
     Tampering(
         "an edited chunk",
         "UPDATE conversation_blob_chunk SET data = :b WHERE number = 1",
-        3,
+        10,
         "blob",
         {"b": b"other"},
     ),
-    Tampering("a last chunk gone", "DELETE FROM conversation_blob_chunk WHERE number = 1", 3, "blob"),
+    Tampering("a last chunk gone", "DELETE FROM conversation_blob_chunk WHERE number = 1", 10, "blob"),
     Tampering("all chunks gone", "DELETE FROM conversation_blob_chunk", 3, "blob"),
     Tampering("a first chunk gone", "DELETE FROM conversation_blob_chunk WHERE number = 0", 3, "blob"),
     Tampering("all blobs gone", "DELETE FROM conversation_blob", 3, "blob"),
@@ -339,7 +340,8 @@ def test_no_single_change_of_an_entry_goes_unseen(kept: Kept) -> None:
             moved = new if column == "position" else position
             kept.run(update + str(position), b=new)
             faults = chat.verify()
-            harmless = column in {"salt", "request_salt"} and old is None
+            # A salt that nothing is committed under changes nothing; a request's own shows when it is replayed.
+            harmless = column == "request_salt"
             assert harmless or position in {fault.position for fault in faults} or moved != position, (position, column)
             assert harmless or faults, (position, column)
             kept.run(update + str(moved), b=old)
@@ -347,6 +349,15 @@ def test_no_single_change_of_an_entry_goes_unseen(kept: Kept) -> None:
 
 
 # --- what a chain alone cannot show ------------------------------------------------------------------------------
+
+
+def test_a_changed_salt_of_a_request_shows_when_it_is_replayed(kept: Kept) -> None:
+    """The commitment to a request's body is proved by building the body again, which replaying does."""
+    chat = kept.store.get(kept.id)
+    assert chat.replay(7)
+    kept.run(SET.format("request_salt = :b", 7), b=bytes(32))
+    with pytest.raises(CodecError):
+        chat.replay(7)
 
 
 def test_a_cut_tail_with_its_row_put_back_cannot_be_seen(kept: Kept) -> None:

@@ -15,6 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from click.testing import CliRunner
+
+from conversation_store.cli.commands import commands
+
 ROOT: Final = Path(__file__).parents[2]
 
 # Interrupts as a person's shell leaves them, whoever runs the tests and however.
@@ -59,6 +63,18 @@ def environment(changes: Mapping[str, str | None] | None = None) -> dict[str, st
 def command(*arguments: str) -> list[str]:
     """Give the command line as a process runs it."""
     return [sys.executable, "-c", START, *arguments]
+
+
+def invoke(
+    *arguments: str, said: str | bytes = b"", env: Mapping[str, str | None] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a command with pipes, in this process: ten times as fast, and just as good where processes do not matter."""
+    wanted = environment(env)
+    changes: dict[str, str | None] = {name: None for name in os.environ if name not in wanted}
+    done = CliRunner().invoke(commands, arguments, input=said, env={**changes, **(env or {})})
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout_bytes, done.stderr_bytes)
 
 
 def run(
@@ -116,10 +132,8 @@ class Terminal:
 
     def until(self, text: str, timeout: float = 20) -> str:
         """Wait until *text* is written, after what was waited for before; give everything since then."""
-        deadline = time.monotonic() + timeout
-        while text not in self.screen[self._read_to :]:
-            if not self._more(deadline - time.monotonic()):
-                raise AssertionError(f"{text!r} did not come; the screen is {self.screen!r}")
+        if not self._comes(text, timeout):
+            raise AssertionError(f"{text!r} did not come; the screen is {self.screen!r}")
         end = self.screen.index(text, self._read_to) + len(text)
         found, self._read_to = self.screen[self._read_to : end], end
         return found
@@ -127,6 +141,19 @@ class Terminal:
     def type(self, line: str) -> None:
         """Type a line and press Enter."""
         os.write(self._master, line.encode() + b"\n")
+
+    def interrupt_until(self, text: str) -> None:
+        """
+        Press Ctrl-C until something is written.
+
+        While a line is read it may take more than one: a signal that comes between the prompt and the wait for a
+        key is only noticed with the next event.
+        """
+        for _ in range(20):
+            self.interrupt()
+            if self._comes(text, 0.5):
+                break
+        self.until(text)
 
     def end_of_input(self) -> None:
         """Press Ctrl-D."""
@@ -142,6 +169,13 @@ class Terminal:
         while self._more(deadline - time.monotonic()):
             pass
         return self.process.wait(max(deadline - time.monotonic(), 0.1))
+
+    def _comes(self, text: str, timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        while text not in self.screen[self._read_to :]:
+            if not self._more(deadline - time.monotonic()):
+                return False
+        return True
 
     def _more(self, left: float) -> bool:
         ready, _, _ = select.select([self._master], [], [], max(left, 0))
@@ -163,6 +197,6 @@ def on_terminal(*arguments: str, env: Mapping[str, str | None] | None = None) ->
 
 def shown(arguments: Sequence[str]) -> str:
     """Run a command that must succeed and give its standard output."""
-    done = run(*arguments)
+    done = invoke(*arguments)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()

@@ -56,7 +56,7 @@ def test_offline_twice(database_url: str) -> None:
         "Bye for now",
         "You said: Bye for now",
     ]
-    assert terminals.run("verify", "chat", "--database", database_url).returncode == 0
+    assert terminals.invoke("verify", "chat", "--database", database_url).returncode == 0
 
 
 def test_a_person_goes_on_with_yesterday(tmp_path: Path) -> None:
@@ -82,9 +82,9 @@ def test_settings_are_from_now_on(tmp_path: Path, api: MessagesAPI) -> None:
     """A new conversation has what was asked for; another day they change, or stay without being repeated."""
     url = f"sqlite:///{tmp_path / 'a.db'}"
     env = reaching(api)
-    terminals.run("chat", "--database", url, "--system", "Be brief.", "--max-tokens", "99", said="One", env=env)
-    terminals.run("chat", "--database", url, said="Two", env=env)
-    terminals.run("chat", "--database", url, "--model", "claude-haiku-4-5", said="Three", env=env)
+    terminals.invoke("chat", "--database", url, "--system", "Be brief.", "--max-tokens", "99", said="One", env=env)
+    terminals.invoke("chat", "--database", url, said="Two", env=env)
+    terminals.invoke("chat", "--database", url, "--model", "claude-haiku-4-5", said="Three", env=env)
     asked = [(each.body["model"], each.body["system"], each.body["max_tokens"]) for each in api.requests]
     new = ("claude-sonnet-5-5", "Be brief.", 99)
     assert asked == [new, new, ("claude-haiku-4-5", "Be brief.", 99)]
@@ -95,7 +95,7 @@ def test_a_conversation_without_settings_can_be_held(tmp_path: Path, api: Messag
     url = f"sqlite:///{tmp_path / 'a.db'}"
     with Store(url) as store:
         store.open("bot")
-    done = terminals.run("chat", "bot", "--database", url, said="Hello", env=reaching(api))
+    done = terminals.invoke("chat", "bot", "--database", url, said="Hello", env=reaching(api))
     assert (done.returncode, done.stdout) == (0, b"Hello!\n")
     with Store(url) as store:
         assert store.get("bot").settings == {}
@@ -109,7 +109,7 @@ def test_pictures_go_with_the_next_message(tmp_path: Path) -> None:
     lines = (
         f"/image {tmp_path}/an ant.png\n/image {tmp_path}/text.png\n/image\n/image https://example.org/b.jpg\nWhat?\n"
     )
-    done = terminals.run("chat", "--offline", "--database", url, said=lines)
+    done = terminals.invoke("chat", "--offline", "--database", url, said=lines)
     assert b"of 160 by 96 pixels" in done.stdout
     assert b"at https://example.org/b.jpg" in done.stdout
     assert len(done.stderr.splitlines()) == 2
@@ -119,7 +119,7 @@ def test_pictures_go_with_the_next_message(tmp_path: Path) -> None:
 def test_commands_and_words(tmp_path: Path) -> None:
     """An unknown command is not sent to the model; two slashes begin words; empty lines are nothing."""
     url = f"sqlite:///{tmp_path / 'a.db'}"
-    done = terminals.run("chat", "--offline", "--database", url, said="/nope\n\n   \n//etc is a folder\n")
+    done = terminals.invoke("chat", "--offline", "--database", url, said="/nope\n\n   \n//etc is a folder\n")
     assert done.stdout == b"You said: /etc is a folder\n"
     assert b"no command /nope" in done.stderr
     assert done.returncode == 2
@@ -128,7 +128,7 @@ def test_commands_and_words(tmp_path: Path) -> None:
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     """A line that is no UTF-8 is refused, and the next one is taken."""
     url = f"sqlite:///{tmp_path / 'a.db'}"
-    done = terminals.run("chat", "--offline", "--database", url, said=b"\xff\xfe\nHello\n")
+    done = terminals.invoke("chat", "--offline", "--database", url, said=b"\xff\xfe\nHello\n")
     assert done.stdout == b"Hello!\n"
     assert done.stderr.count(b"\n") == 1
 
@@ -151,7 +151,7 @@ def test_errors_are_lines(tmp_path: Path, api: MessagesAPI, fault: Fault, step: 
     """Whatever the API does is one line with the next step, exit code 5, and the chat goes on."""
     url = f"sqlite:///{tmp_path / 'a.db'}"
     api.answer(fault, "Still here.")
-    done = terminals.run("chat", "--database", url, said="One\nTwo\n", env=reaching(api))
+    done = terminals.invoke("chat", "--database", url, said="One\nTwo\n", env=reaching(api))
     assert done.stdout == b"Still here.\n"
     assert done.stderr.count(b"\n") == 1
     assert done.stderr.startswith(b"conversation-store: ")
@@ -163,7 +163,7 @@ def test_an_overloaded_api(tmp_path: Path, api: MessagesAPI) -> None:
     """Attempts made again are told; after the last one the message waits for /retry, which sends it once."""
     url = f"sqlite:///{tmp_path / 'a.db'}"
     api.fail(Fault.status(529, retry_after=0.01), times=3)
-    done = terminals.run("chat", "--database", url, said="Ants\n/retry\n/retry\n", env=reaching(api))
+    done = terminals.invoke("chat", "--database", url, said="Ants\n/retry\n/retry\n", env=reaching(api))
     assert done.stdout == b"You said: Ants\n"
     lines = done.stderr.decode().splitlines()
     assert len(lines) == 4
@@ -177,7 +177,7 @@ def test_no_network(tmp_path: Path) -> None:
     """Where nobody answers, the line says that nothing was sent; the message is kept."""
     url = f"sqlite:///{tmp_path / 'a.db'}"
     env = {"ANTHROPIC_BASE_URL": "http://127.0.0.1:9", "ANTHROPIC_API_KEY": "sk-nobody"}
-    done = terminals.run("chat", "--database", url, said="Hello\n", env=env)
+    done = terminals.invoke("chat", "--database", url, said="Hello\n", env=env)
     assert done.returncode == 5
     assert b"nothing was sent" in done.stderr
     assert b"sk-nobody" not in done.stderr
@@ -186,7 +186,7 @@ def test_no_network(tmp_path: Path) -> None:
 
 def test_without_a_key(tmp_path: Path) -> None:
     """Without any key nothing is begun: one line, exit code 2, and no file."""
-    done = terminals.run("chat", "--database", str(tmp_path / "a.db"), said="Hello\n")
+    done = terminals.invoke("chat", "--database", str(tmp_path / "a.db"), said="Hello\n")
     assert done.returncode == 2
     assert b"set ANTHROPIC_API_KEY" in done.stderr
     assert not (tmp_path / "a.db").exists()
@@ -197,7 +197,7 @@ def test_a_bearer_token_will_do(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'a.db'}"
     with MessagesAPI(strict=False) as api:
         env = {"ANTHROPIC_BASE_URL": api.url, "ANTHROPIC_AUTH_TOKEN": "token-1"}
-        terminals.run("chat", "--database", url, said="Hello\n", env=env)
+        terminals.invoke("chat", "--database", url, said="Hello\n", env=env)
         assert api.requests[0].headers.get("authorization") == "Bearer token-1"
 
 
@@ -213,7 +213,7 @@ def test_answers_that_are_none(tmp_path: Path, api: MessagesAPI, answer: Answer,
     """A refusal, an empty and a cut answer are told as what they are."""
     url = f"sqlite:///{tmp_path / 'a.db'}"
     api.answer(answer)
-    done = terminals.run("chat", "--database", url, said="Hello\n", env=reaching(api))
+    done = terminals.invoke("chat", "--database", url, said="Hello\n", env=reaching(api))
     assert expected in done.stderr.decode()
     assert done.stderr.count(b"\n") == 1
 
@@ -306,11 +306,11 @@ def test_a_killed_chat_and_a_pipe(tmp_path: Path, api: MessagesAPI) -> None:
     """A script decides by an option; without it nothing is sent, and the line names the option."""
     url = f"sqlite:///{tmp_path / 'a.db'}"
     killed_while_waiting(url, api)
-    refused = terminals.run("chat", "--database", url, said="Next\n", env=reaching(api))
+    refused = terminals.invoke("chat", "--database", url, said="Next\n", env=reaching(api))
     assert refused.returncode == 5
     assert refused.stderr.count(b"\n") == 1
     assert b"--on-unknown" in refused.stderr
-    done = terminals.run("chat", "--database", url, "--on-unknown", "resend", said="Next\n", env=reaching(api))
+    done = terminals.invoke("chat", "--database", url, "--on-unknown", "resend", said="Next\n", env=reaching(api))
     assert done.stdout == b"You said: Are you there?\nYou said: Next\n"
     assert done.returncode == 0
 
@@ -378,7 +378,7 @@ def test_nothing_that_is_answered_is_obeyed(tmp_path: Path, api: MessagesAPI) ->
         assert terminals.obeyed(terminal.screen) == []
         assert "\x1b[31m" not in terminal.screen
         assert r"\x1b[31mred" in terminal.screen
-    piped = terminals.run("chat", key, "--database", url, said="four", env=env)
+    piped = terminals.invoke("chat", key, "--database", url, said="four", env=env)
     assert terminals.obeyed((piped.stdout + piped.stderr).decode()) == []
 
 

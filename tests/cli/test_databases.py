@@ -40,7 +40,7 @@ def test_a_bare_database_is_checked_and_upgraded(bare_database_url: str) -> None
         assert path is not None
         path.touch()
     for _ in range(2):
-        found = terminals.run("db", "check", bare_database_url)
+        found = terminals.invoke("db", "check", bare_database_url)
         assert found.returncode == 1
         assert b"no conversation_store tables" in found.stdout
         assert b"conversation-store db upgrade" in found.stdout
@@ -52,7 +52,7 @@ def test_a_bare_database_is_checked_and_upgraded(bare_database_url: str) -> None
 
 def test_an_unready_database_names_the_command(postgresql_bare: str) -> None:
     """Any other command on it is one line that says what to run, exit code 4."""
-    done = terminals.run("list", "--database", postgresql_bare)
+    done = terminals.invoke("list", "--database", postgresql_bare)
     assert done.returncode == 4
     assert b"conversation-store db upgrade" in done.stderr
     assert done.stderr.count(b"\n") == 1
@@ -72,10 +72,10 @@ def test_a_newer_schema(tmp_path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE conversation_store_version SET version_num = '9999'")
     connection.close()
-    found = terminals.run("db", "check", str(path))
+    found = terminals.invoke("db", "check", str(path))
     assert found.returncode == 1
     assert b"newer release" in found.stdout
-    assert terminals.run("db", "upgrade", str(path)).returncode == 4
+    assert terminals.invoke("db", "upgrade", str(path)).returncode == 4
 
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgresql", "mariadb"])
@@ -92,18 +92,18 @@ def test_the_statements_make_a_store(tmp_path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.executescript(terminals.shown(["db", "upgrade", "--sql", "sqlite"]))
     connection.close()
-    assert terminals.run("db", "check", str(path)).returncode == 0
-    assert terminals.run("list", "--database", str(path)).returncode == 0
+    assert terminals.invoke("db", "check", str(path)).returncode == 0
+    assert terminals.invoke("list", "--database", str(path)).returncode == 0
 
 
 def test_reading_makes_no_file(tmp_path: Path) -> None:
     """A mistyped path is not found, exit code 3, and nothing is made of it."""
     path = tmp_path / "none.db"
     for arguments in (["list"], ["show", "k"], ["verify"], ["replay", "k", "1"]):
-        done = terminals.run(*arguments, "--database", str(path))
+        done = terminals.invoke(*arguments, "--database", str(path))
         assert done.returncode == 3
         assert done.stderr.count(b"\n") == 1
-    assert terminals.run("db", "check", str(path)).returncode == 3
+    assert terminals.invoke("db", "check", str(path)).returncode == 3
     assert list(tmp_path.iterdir()) == []
 
 
@@ -111,11 +111,11 @@ def test_no_database(tmp_path: Path) -> None:
     """A file that is none, a folder that is not there, a server that is not there: exit code 4, one line."""
     (tmp_path / "text").write_text("This is no database. " * 100)
     for url in (str(tmp_path / "text"), "postgresql+psycopg://u:secret@127.0.0.1:1/x"):
-        done = terminals.run("list", "--database", url)
+        done = terminals.invoke("list", "--database", url)
         assert done.returncode == 4, done.stderr
         assert done.stderr.count(b"\n") == 1
         assert b"secret" not in done.stderr
-    done = terminals.run("chat", "--offline", "--database", str(tmp_path / "no" / "a.db"))
+    done = terminals.invoke("chat", "--offline", "--database", str(tmp_path / "no" / "a.db"))
     assert done.returncode == 4
     assert done.stderr.count(b"\n") == 1
 
@@ -126,5 +126,5 @@ def test_the_environment_names_the_database(tmp_path: Path) -> None:
         with Store(f"sqlite:///{tmp_path / name}") as store:
             store.open(f"in {name}")
     env = {"CONVERSATION_STORE_DATABASE": f"sqlite:///{tmp_path / 'one'}"}
-    assert b"in one" in terminals.run("list", env=env).stdout
-    assert b"in two" in terminals.run("list", "--database", str(tmp_path / "two"), env=env).stdout
+    assert b"in one" in terminals.invoke("list", env=env).stdout
+    assert b"in two" in terminals.invoke("list", "--database", str(tmp_path / "two"), env=env).stdout

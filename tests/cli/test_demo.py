@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -22,7 +24,9 @@ from tests.cli import terminals
 def test_the_guide_page_runs_end_to_end(tmp_path: Path) -> None:
     """Four chapters, every request with its size, a second process that goes on, and a file that holds it all."""
     path = tmp_path / "demo.db"
-    screen = terminals.shown(["demo", "--database", str(path)])
+    done = terminals.run("demo", "--database", str(path))
+    assert (done.returncode, done.stderr) == (0, b"")
+    screen = done.stdout.decode()
     sizes = re.findall(r"POST /v1/messages, ([\d,]+) bytes", screen)
     assert len(sizes) == 10
     assert screen.index("A second process") > screen.index("4b. Vision")
@@ -45,13 +49,13 @@ def test_the_guide_page_runs_end_to_end(tmp_path: Path) -> None:
 def test_the_second_process_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the first process cannot pass on in memory the second one has: it is started with the file's path alone."""
     started: list[list[str]] = []
-    really = demo.subprocess.run
+    really = subprocess.run
 
-    def run(command: list[str], **options: object) -> object:
+    def run(command: list[str], **options: Any) -> object:
         started.append(command)
-        return really(command, **options)  # type: ignore[call-overload]
+        return really(command, **options)
 
-    monkeypatch.setattr(demo.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     done = CliRunner().invoke(commands, ["demo", "--database", str(tmp_path / "demo.db")])
     assert done.exit_code == 0, done.output
     assert started[0][1:] == ["-m", "conversation_store.cli", "resume-demo", str(tmp_path / "demo.db"), "guide"]
@@ -61,13 +65,13 @@ def test_the_second_process_is_another_one(tmp_path: Path, monkeypatch: pytest.M
 def test_a_file_that_is_there_is_kept(tmp_path: Path) -> None:
     """A second run refuses the file of the first; with --keep it adds to it and changes nothing."""
     path = str(tmp_path / "demo.db")
-    assert terminals.run("demo", "--database", path).returncode == 0
+    assert terminals.invoke("demo", "--database", path).returncode == 0
     before = Path(path).read_bytes()
-    refused = terminals.run("demo", "--database", path)
+    refused = terminals.invoke("demo", "--database", path)
     assert refused.returncode == 2
     assert b"exists" in refused.stderr
     assert Path(path).read_bytes() == before
-    assert terminals.run("demo", "--database", path, "--keep").returncode == 0
+    assert terminals.invoke("demo", "--database", path, "--keep").returncode == 0
     with Store(f"sqlite:///{path}") as store:
         keys = {each.key for each in store.list()}
     assert keys == {*demo.keys_of("guide"), *demo.keys_of("guide-2")}
@@ -75,7 +79,7 @@ def test_a_file_that_is_there_is_kept(tmp_path: Path) -> None:
 
 def test_only_a_file_will_do() -> None:
     """The demonstration is for a SQLite file; another database is refused before anything is done."""
-    done = terminals.run("demo", "--database", "postgresql+psycopg://somewhere/else")
+    done = terminals.invoke("demo", "--database", "postgresql+psycopg://somewhere/else")
     assert done.returncode == 2
     assert b"SQLite file" in done.stderr
 

@@ -45,7 +45,7 @@ def test_the_version_is_told() -> None:
 )
 def test_usage_errors_are_lines(arguments: list[str]) -> None:
     """What is no command, option or argument is one line that names the help, and exit code 2."""
-    done = terminals.run(*arguments)
+    done = terminals.invoke(*arguments)
     assert done.returncode == 2
     assert done.stdout == b""
     assert done.stderr.count(b"\n") == 1
@@ -57,7 +57,7 @@ def test_a_key_that_is_no_text(tmp_path: Path) -> None:
     """Bytes of the command line that are no UTF-8 cannot be a key: exit code 2, no traceback."""
     url = f"sqlite:///{tmp_path / 'a.db'}"
     Store(url).close()
-    command = [*terminals.command("show"), b"\xff", "--database", url]
+    command: list[str | bytes] = [*terminals.command("show"), b"\xff", "--database", url]
     done = subprocess.run(command, capture_output=True, env=terminals.environment(), check=False)
     assert done.returncode == 2
     assert done.stderr.count(b"\n") == 1

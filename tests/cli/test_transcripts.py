@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,7 +118,7 @@ def test_a_conversation_is_found_by_id_and_in_its_scope(tmp_path: Path) -> None:
         made = store.open("k", model=MODEL)
     assert str(made.id) in terminals.shown(["show", str(made.id), "--scope", "acme", "--database", url])
     for name in ("k", str(made.id)):
-        done = terminals.run("show", name, "--database", url)
+        done = terminals.invoke("show", name, "--database", url)
         assert done.returncode == 3
         assert done.stderr.count(b"\n") == 1
 
@@ -129,10 +130,10 @@ def test_every_request_is_replayed_exactly(database_url: str) -> None:
         chat.send("Hello \x7f\x85\u202e", Image.from_bytes(ant.png()))
         position = str(chat.exchanges[0].position)
         received = api.requests[0].raw
-    done = terminals.run("replay", "k", position, "--database", database_url)
+    done = terminals.invoke("replay", "k", position, "--database", database_url)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout == received
-    missing = terminals.run("replay", "k", "0", "--database", database_url)
+    missing = terminals.invoke("replay", "k", "0", "--database", database_url)
     assert (missing.returncode, missing.stdout) == (3, b"")
 
 
@@ -155,13 +156,13 @@ def test_a_changed_record_is_found(tmp_path: Path) -> None:
             (chat.id.bytes,),
         )
     connection.close()
-    done = terminals.run("verify", "--database", str(path))
+    done = terminals.invoke("verify", "--database", str(path))
     assert done.returncode == 1
     assert b"k, entry 2: body: expected " in done.stdout
     assert f"2 conversations, {length * 2} entries: 1 fault\n".encode() in done.stdout
-    assert terminals.run("verify", "good", "--database", str(path)).returncode == 0
-    assert terminals.run("verify", "k", "--database", str(path)).returncode == 1
-    replayed = terminals.run("replay", "k", str(position), "--database", str(path))
+    assert terminals.invoke("verify", "good", "--database", str(path)).returncode == 0
+    assert terminals.invoke("verify", "k", "--database", str(path)).returncode == 1
+    replayed = terminals.invoke("replay", "k", str(position), "--database", str(path))
     assert (replayed.returncode, replayed.stdout) == (1, b"")
 
 
@@ -169,7 +170,7 @@ def hostile(url: str) -> Conversation:
     """Keep a conversation in which everything that can be is hostile."""
     nasty = terminals.HOSTILE
     name = nasty.replace("\0", "")
-    blocks = [
+    blocks: list[dict[str, Any]] = [
         {"type": "text", "text": nasty},
         {"type": "thinking", "thinking": nasty, "signature": nasty},
         {"type": "tool_use", "id": nasty, "name": nasty, "input": {nasty: nasty}},
@@ -224,7 +225,7 @@ def test_an_error_is_harmless_too(tmp_path: Path) -> None:
     """What a message quotes, a key for instance, is spelled, and the message stays one line."""
     url = f"sqlite:///{tmp_path / 'a.db'}"
     Store(url).close()
-    done = terminals.run("show", terminals.HOSTILE.replace("\0", ""), "--database", url)
+    done = terminals.invoke("show", terminals.HOSTILE.replace("\0", ""), "--database", url)
     assert done.returncode == 3
     assert done.stderr.count(b"\n") == 1
     assert terminals.obeyed(done.stderr.decode()) == []

@@ -1,0 +1,179 @@
+"""
+What a long history may not change: the statements, the rows and the steps of the paths that every turn takes.
+
+Counted and not timed, so that it holds on any machine. Steps are SQLite's own: of its virtual machine, so that a
+scan that gives back nothing shows as well.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from attrs import Factory, asdict, define
+from sqlalchemy import event
+
+from conversation_store import Conversation, Store
+from tests.benchmarks import histories
+from tests.benchmarks.conftest import Place
+
+SHORT: Final = 10
+LONG: Final = 2_000
+
+
+@define
+class Counts:
+    """What a piece of work asked of the database: its statements in order, the rows it got, the steps they took."""
+
+    statements: list[str] = Factory(list)
+    rows: int = 0
+    steps: int = 0
+
+
+class CountingCursor(sqlite3.Cursor):
+    """A cursor that notes what is asked of it."""
+
+    counts: Counts
+
+    def execute(self, sql: str, parameters: Any = (), /) -> CountingCursor:
+        """Note a statement, and run it."""
+        self.counts.statements.append(sql)
+        super().execute(sql, parameters)
+        return self
+
+    def executemany(self, sql: str, parameters: Any, /) -> CountingCursor:
+        """Note a statement and how often it is run, and run it."""
+        rows = list(parameters)
+        self.counts.statements.append(f"{len(rows)} times {sql}")
+        super().executemany(sql, rows)
+        return self
+
+    def fetchone(self) -> Any:
+        """Give a row, and count it."""
+        row = super().fetchone()
+        self.counts.rows += row is not None
+        return row
+
+    def fetchmany(self, size: int | None = None) -> list[Any]:
+        """Give some rows, and count them."""
+        rows = super().fetchmany(self.arraysize if size is None else size)
+        self.counts.rows += len(rows)
+        return rows
+
+    def fetchall(self) -> list[Any]:
+        """Give all rows, and count them."""
+        rows = super().fetchall()
+        self.counts.rows += len(rows)
+        return rows
+
+    def __next__(self) -> Any:
+        row = super().__next__()
+        self.counts.rows += 1
+        return row
+
+
+class CountingConnection(sqlite3.Connection):
+    """A connection whose cursors count."""
+
+    counts: Counts
+
+    def cursor(self, _: Any = None) -> CountingCursor:  # type: ignore[override]
+        """Make a cursor that counts."""
+        made = super().cursor(CountingCursor)
+        made.counts = self.counts
+        return made
+
+
+@contextmanager
+def counted(store: Store) -> Iterator[Counts]:
+    """Count what a store asks of its database from now on."""
+    counts = Counts()
+    engine = store._database.engine
+
+    def step() -> int:
+        counts.steps += 1
+        return 0
+
+    def connection(*arguments: Any, **options: Any) -> CountingConnection:
+        made = CountingConnection(*arguments, **options)
+        made.counts = counts
+        made.set_progress_handler(step, 1)
+        return made
+
+    def connect(_dialect: object, _record: object, _arguments: object, options: dict[str, Any]) -> None:
+        options["factory"] = connection
+
+    event.listen(engine, "do_connect", connect)
+    engine.dispose()
+    yield counts
+
+
+def append(chat: Conversation) -> None:
+    """Append a turn."""
+    histories.say(chat)
+
+
+def exchange(chat: Conversation) -> None:
+    """Begin and finish an exchange."""
+    histories.ask(chat)
+
+
+def next_body(chat: Conversation) -> None:
+    """Append a turn, and build the next request's body and digest."""
+    histories.say(chat)
+    request = chat.request()
+    assert request.body
+    assert request.digest
+
+
+def body_after_an_answer(chat: Conversation) -> None:
+    """Append a turn of the assistant's, and build a request that ends with it."""
+    chat.assistant(histories.TEXT)
+    assert chat.request(check=False).body
+
+
+def seen_by_another(chat: Conversation) -> None:
+    """Look where the log stands, and build the next body."""
+    chat.refresh()
+    assert chat.request().body
+
+
+def cost(folder: Path, turns: int, work: Callable[[Conversation], None]) -> Counts:
+    """Count what *work* asks of the database on an open conversation of so many turns."""
+    path = folder / f"{turns}.db"
+    histories.write(path, turns)
+    with Store(histories.url_of(path)) as store, counted(store) as counts:
+        chat = store.get(histories.KEY)
+        assert chat.request().body
+        assert counts.rows >= turns  # the first body reads the history, and what is counted is what is read
+        histories.say(chat)
+        work(chat)
+        counts.statements, counts.rows, counts.steps = [], 0, 0
+        work(chat)
+        return counts
+
+
+@pytest.mark.parametrize("work", [append, exchange, next_body, body_after_an_answer, seen_by_another])
+def test_a_long_history_changes_no_count(memory: Place, work: Callable[[Conversation], None]) -> None:
+    """An open conversation asks the same of its database, statement by statement, at 10 turns and at 2,000."""
+    assert asdict(cost(memory.folder, LONG, work)) == asdict(cost(memory.folder, SHORT, work))
+
+
+def test_another_worker_reads_what_is_new(memory: Place) -> None:
+    """What somebody else appended is read, and nothing that was known: the same rows at 10 turns and at 2,000."""
+    rows = []
+    for turns in (SHORT, LONG):
+        path = memory.folder / f"{turns}.db"
+        histories.write(path, turns)
+        with Store(histories.url_of(path)) as store, Store(histories.url_of(path)) as other, counted(store) as counts:
+            chat = store.get(histories.KEY)
+            assert chat.request().body
+            histories.say(other.get(histories.KEY))
+            counts.rows = 0
+            assert chat.refresh().request().body.count(histories.TEXT.encode()) == turns + 2
+            rows.append(counts.rows)
+    assert rows[0] == rows[1]
