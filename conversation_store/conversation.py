@@ -37,7 +37,7 @@ from conversation_store.history import History, Options, settings_draft, turn_dr
 from conversation_store.pending import Pending, Terms
 from conversation_store.preflight import Said, message_faults, origin_of
 from conversation_store.record import canonical, codec
-from conversation_store.record.blocks import ABSENT, Maybe, ToolResult, ToolUse
+from conversation_store.record.blocks import ABSENT, Maybe, Text, ToolResult, ToolUse
 from conversation_store.record.chain import draft
 from conversation_store.record.codec import Content
 from conversation_store.record.exchange import Exchange, State
@@ -138,7 +138,8 @@ class Conversation:
         exchange = known.exchange(known.head.pending_position)
         with known.database.read() as connection:
             prefill = history.prefill_of(connection, self.id, exchange.position)
-        return Pending(known, exchange, prefill=prefill)
+        kept = history.keeps_rejected(known.entry(exchange.position))
+        return Pending(known, exchange, prefill=prefill, on_rejected="keep" if kept else "set_aside")
 
     def refresh(self) -> Conversation:
         """
@@ -220,9 +221,11 @@ class Conversation:
         """The calls of the caller's tools that are not answered yet, in the order the model made them."""
         return tuple(self._history.open_calls)
 
-    def append(self, *messages: Mapping[str, Any]) -> list[Turn]:
+    def append(self, *messages: Mapping[str, Any], check: bool = True) -> list[Turn]:
         """
         Append plain messages in the API's shape, of any role, all or none.
+
+        *check* set to False takes what the rule book would refuse: a transcript as it was elsewhere.
 
         Raises:
             ContentError, RuleViolationError: Naming ``messages.N`` among those given.
@@ -230,7 +233,8 @@ class Conversation:
         """
         wires = [codec.wire_of_message(message, f"messages.{n}") for n, message in enumerate(messages)]
         found = [each for n, (_, wire) in enumerate(wires) for each in message_faults(wire, f"messages.{n}.")]
-        _refuse(found)
+        if check:
+            _refuse(found)
         return self._append_turns([(origin_of(role, wire), wire, {}) for role, wire in wires]) if wires else []
 
     def update(self, **settings: Any) -> None:
@@ -529,12 +533,11 @@ class Conversation:
         """
         if action not in {"resend", "keep_partial", "give_up"}:
             raise ContentError("action", "is one of resend, keep_partial, give_up")
-        self.refresh()
         known = self._history
-        lost: Exchange | None = None
-        if known.head.token != NO_TOKEN:
-            if not known.lease_over:
-                raise BusyError(self.id, known.kept.lease_until)
+        abandoned = known.abandoned()
+        if known.head.token != NO_TOKEN and not abandoned:
+            raise BusyError(self.id, known.kept.lease_until)
+        if abandoned:
             lost = known.exchange(known.head.pending_position)
             if action == "resend":
                 client = self._client()
@@ -565,9 +568,12 @@ class Conversation:
         if last is None or last.state is not State.INTERRUPTED or known.options.client is None:
             return None
         client = known.options.client
-        words = known.partial_text(last).rstrip()
-        if not words:
+        words = known.partial_text(last)
+        if not words.strip():
             return None
+        with known.database.read() as connection:
+            begun_with = codec.blocks_of(history.prefill_of(connection, self.id, last.position))
+        words = "".join([*(block.text for block in begun_with if isinstance(block, Text)), words]).rstrip()
         terms = self._terms(client)
         first = last.position if last.retry_of is None else last.retry_of
         model = known.options.models.get(last.model)
@@ -631,7 +637,10 @@ class Conversation:
                 known = None if key is None else self._known_by(key, said, terms, on_unknown)
                 if known is not None:
                     return known
+                seen = self._history.head
                 self._history.refuse_busy()
+                if key is not None and self._history.head != seen:
+                    continue  # what was appended meanwhile may be this very message
                 return pending.begin(self._history, preflight.plan(self._history, said), terms, key)
             except BusyError:
                 left = until - time.monotonic()
@@ -660,7 +669,7 @@ class Conversation:
             raise outcomes.error_of(self._history.outcome(last)[1])
         if last.state is not State.FAILED and on_unknown == "raise":
             raise UnknownOutcomeError(self.id, last.position, last.state)
-        return pending.again(self._history, last, {}, terms)
+        return pending.again(self._history, last, {}, terms, stream=said.stream)
 
     def _to_its_end(self, reply: Reply, said: Said, client: Client, terms: Terms, on_unknown: OnUnknown) -> Reply:
         """Go on with a paused answer until it is not, each time an exchange of its own; up to ``MOST_PAUSES``."""

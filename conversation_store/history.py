@@ -18,7 +18,7 @@ from conversation_store.api.client import Client
 from conversation_store.api.models import Models
 from conversation_store.api.request import Insert, Messages, Request, Settings
 from conversation_store.api.stream import decode_all
-from conversation_store.attachments import Detached
+from conversation_store.attachments import Detached, Marks
 from conversation_store.errors import (
     BusyError,
     CodecError,
@@ -151,6 +151,11 @@ def prefill_of(connection: Connection, conversation: UUID, request: int) -> Any:
     return canonical.object_of(_entry(connection, conversation, position).body or b"{}").get("content")
 
 
+def keeps_rejected(entry: Entry) -> bool:
+    """Say whether the turns of a request stay in the view although it is rejected or refused."""
+    return fields_of(entry.header).get("on_rejected") == "keep"
+
+
 def continues(entry: Entry) -> int | None:
     """Say which paused exchange a ``request`` entry goes on with; None for none."""
     position = fields_of(entry.header).get("continues")
@@ -251,7 +256,9 @@ class History:
             NotFoundError: The conversation is gone.
         """
         with self.database.read() as connection:
-            row = log.find(connection, self.kept.scope, self.id)
+            self._take(log.find(connection, self.kept.scope, self.id))
+
+    def _take(self, row: Kept | None) -> None:
         if row is None:
             raise NotFoundError(str(self.id))
         if row.head.view_position != self.head.view_position:
@@ -293,6 +300,7 @@ class History:
             return self._messages
         spans, _ = self.view
         messages, since = (Messages(), 0) if self._messages is None else (self._messages, self._known)
+        self._messages = None  # should the reading fail midway, nothing is known
         with self.database.read() as connection:
             add_messages(messages, self.database, connection, spans, self.head.length, since=since)
         self._messages, self._known = messages, self.head.length
@@ -392,15 +400,29 @@ class History:
 
     def as_of_now(self, exchange: Exchange) -> Exchange:
         """Read a pending exchange as unknown where its lease is over or it was taken over."""
-        if exchange.state is not State.PENDING:
-            return exchange
-        current = self.head.token != NO_TOKEN and self.head.pending_position == exchange.position
-        return exchange if current and not self.lease_over else evolve(exchange, state=State.UNKNOWN)
+        for _ in range(2):
+            current = self.head.token != NO_TOKEN and self.head.pending_position == exchange.position
+            if exchange.state is not State.PENDING or (current and not self.lease_over):
+                return exchange
+            # It may have ended since it was read, and its worker with it: look at both once more, in one reading.
+            with self.database.read() as connection:
+                self._take(log.find(connection, self.kept.scope, self.id))
+                exchange = ledger.read(connection, self.id, exchange.position) or exchange
+        return evolve(exchange, state=State.UNKNOWN) if exchange.state is State.PENDING else exchange
 
     @property
     def lease_over(self) -> bool:
-        """Whether the pending exchange may be taken over: its time is up, or its process provably dead."""
+        """Whether, as the row was last read, the pending exchange's time is up or its process provably dead."""
         return self.kept.lease_over or identity.provably_dead(self.kept.lease_owner)
+
+    def abandoned(self) -> bool:
+        """Whether an exchange is pending that nobody works on any more; reads the row."""
+        self.refresh()
+        token = self.head.token
+        if token == NO_TOKEN or not self.lease_over:
+            return False
+        self.refresh()  # its worker may have ended it just before it went
+        return self.head.token == token and self.lease_over
 
     def reply(self, exchange: Exchange) -> Reply:
         """
@@ -480,18 +502,24 @@ class History:
             BusyError: One is, and its worker may be at it.
             UnknownOutcomeError: One was begun, and its worker is gone.
         """
+        if self.head.token == NO_TOKEN:
+            return
+        if self.abandoned():
+            raise UnknownOutcomeError(self.id, self.head.pending_position, State.UNKNOWN)
         if self.head.token != NO_TOKEN:
-            self.refresh()
-            if self.head.token != NO_TOKEN and self.lease_over:
-                raise UnknownOutcomeError(self.id, self.head.pending_position, State.UNKNOWN)
-            if self.head.token != NO_TOKEN:
-                raise BusyError(self.id, self.kept.lease_until)
+            raise BusyError(self.id, self.kept.lease_until)
 
-    def detached(self, wire: bytes, at: int, *, received: bool = False) -> Detached:
-        """Cut a message's long strings out and keep them; fewer of those that the API sent."""
+    def detached(
+        self, wire: bytes, at: int, *, received: bool = False, marks: Mapping[str, Marks] | None = None
+    ) -> Detached:
+        """
+        Cut a message's long strings out and keep them; fewer of those that the API sent.
+
+        *marks* are spans of it that its header will name; they are moved along.
+        """
         shortest = splices.SHORTEST_RECEIVED if received else splices.SHORTEST
         return attachments.detach(
-            self.database, self.kept.scope, wire, at=at, salt=identity.new_salt, shortest=shortest
+            self.database, self.kept.scope, wire, at=at, salt=identity.new_salt, shortest=shortest, marks=marks
         )
 
     def prepare(self, drafts: Sequence[Entry], uses: Uses | None = None, **where: Any) -> Commit:

@@ -96,9 +96,9 @@ class Answer:
         )
 
     def text_field(self, name: str) -> str | None:
-        """Read a field that is a string."""
+        """Read a field that is a string any database can hold; the envelope has whatever else came."""
         value = self.fields.get(name)
-        return value if isinstance(value, str) else None
+        return value if isinstance(value, str) and value.isprintable() else None
 
 
 def answered(

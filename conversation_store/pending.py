@@ -211,7 +211,8 @@ class Pending:
             )
         ]
         if turn_body is not None:
-            kept = known.detached(turn_body, at, received=True)
+            marks: Mapping[str, Any] = {name: fields[name] for name in ("ours", "omit") if name in fields}
+            kept = known.detached(turn_body, at, received=True, marks=marks)
             uses[1] = kept.blobs
             drafts.append(turn_draft({**fields, "request": self.exchange.position}, kept, at))
         ended = outcomes.concluded(self.exchange, read, state=state, attempts=attempts, billed=False, at=at)
@@ -379,6 +380,8 @@ def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Term
         ConfigurationError: A secret that is to be sent is not known here.
         ConflictError, BusyError: Another worker is at it; nothing was written.
     """
+    if known.head.pending_position != old.position:
+        known.refuse_busy()
     at = identity.now()
     entry = known.entry(old.position)
     fields = fields_of(entry.header)
@@ -471,6 +474,7 @@ def _begun(known: History, planned: Planned, terms: Terms, beginning: _Beginning
     optional = {
         "betas": list(request.betas),
         "overrides": planned.overrides.fields(),
+        "on_rejected": None if terms.on_rejected == "set_aside" else terms.on_rejected,
         "stream": planned.stream or None,
         "retry_of": beginning.retry_of,
     }
@@ -507,7 +511,12 @@ def _begun(known: History, planned: Planned, terms: Terms, beginning: _Beginning
         idempotency_key=beginning.key,
     )
     work = partial(exchanges.begin, commit=commit, exchange=exchange, superseded=beginning.superseded)
-    known.write(work, commit, beginning.uses)
+    try:
+        known.write(work, commit, beginning.uses)
+    except LeaseLostError:
+        # It was never ours: of two that found the same lost exchange, the other was first.
+        known.refresh()
+        raise BusyError(known.id, known.kept.lease_until) from None
     logger.debug("conversation %s: exchange %d begun, %d bytes", known.id, exchange.position, request.length)
     return Pending(known, exchange, request, planned.prefill, terms.on_rejected)
 
@@ -547,27 +556,30 @@ def by_key(known: History, key: str, said: Said) -> Exchange | None:
     Raises:
         IdempotencyError: The key was used for other content.
     """
-    with known.database.read() as connection:
-        found = ledger.by_key(connection, known.id, key)
-    if found is None:
-        return None
-    known.refresh()
-    first, newest = found
+    while True:
+        with known.database.read() as connection:
+            found = ledger.by_key(connection, known.id, key)
+        if found is None:
+            return None
+        known.refresh()
+        first, newest = found
+        if newest.state is not State.PENDING or known.head.pending_position == newest.position:
+            break  # else it ended, or was taken over, between the two readings
     fields = fields_of(known.entry(first).header)
     recorded = [fields[name] for name in ("turn", "prefill") if name in fields]
     wires = said.wires()
     same = len(recorded) == len(wires) and all(
-        _is_said(known, position, wire) for position, (_, wire) in zip(recorded, wires, strict=True)
+        _is_said(known, position, origin, wire) for position, (origin, wire) in zip(recorded, wires, strict=True)
     )
     if not same:
         raise IdempotencyError(known.id, first)
     return known.as_of_now(newest)
 
 
-def _is_said(known: History, position: int, wire: bytes) -> bool:
+def _is_said(known: History, position: int, origin: Origin, wire: bytes) -> bool:
     """Say whether a recorded turn is this message, by its salted commitment and its attachments' digests."""
     entry = known.entry(position)
-    shortened, cuts = splices.cut(wire)
+    shortened, cuts = (wire, []) if origin is Origin.PREFILL else splices.cut(wire)
     if entry.salt is None or chain.part_of(entry.salt, shortened).hex() != fields_of(entry.header).get("body"):
         return False
     with known.database.read() as connection:

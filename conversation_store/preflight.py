@@ -135,7 +135,8 @@ def plan(history: History, said: Said) -> Planned:
     if said.sending:
         requests.need_secrets(body, {**history.known_secrets, **secrets})
     at = identity.now()
-    detached = [history.detached(wire, at) for _, wire in new]
+    # A prefill stays whole: it is read again by itself, and joined to the answer.
+    detached = [Detached(body=wire) if origin is Origin.PREFILL else history.detached(wire, at) for origin, wire in new]
     history.secrets |= secrets
     return Planned(
         request=messages.request(

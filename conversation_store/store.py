@@ -202,7 +202,9 @@ class Store:
         head = Head(length=0, digest=chain.genesis(new))
         opened = draft("opened", at=at, salt=identity.new_salt(), fields={"format": 1}, about={"key": key})
         commit = exchanges.prepare(new, head, [opened, settings_draft(settings, at)], scope=self.scope, settings=1)
-        made = self._database.write(partial(log.create, commit=commit, key=key))
+        made = self._database.write(
+            partial(log.create, commit=commit, key=key), partial(log.is_there_or_none, commit=commit)
+        )
         kept = self._find(new if made else key or new)
         if kept is None:
             raise NotFoundError(str(new))

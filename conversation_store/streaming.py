@@ -17,6 +17,7 @@ from typing import Final, Literal, Self, TypeAlias
 from attrs import define, evolve, field
 
 from conversation_store.api.client import Client, OnUnknown, Streamed
+from conversation_store.api.retry import INTERRUPTED
 from conversation_store.api.stream import Accumulator, Decoder, Event, TextDelta
 from conversation_store.errors import APIError, CodecError, InterruptedAnswerError, LeaseLostError
 from conversation_store.history import History
@@ -127,9 +128,15 @@ class Stream:
         if self._events is None:
             yield from (reply.text for reply in self._replies)
             return
+        held = ""
         for event in self:
             if isinstance(event, TextDelta) and event.text:
-                yield event.text
+                # Half of a character may end a piece; it is shown with the other half.
+                text = held + event.text
+                held = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+                text = text.removesuffix(held).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+                if text:
+                    yield text
 
     @property
     def text_so_far(self) -> str:
@@ -220,6 +227,7 @@ class _Round:
             why = f"the API broke it off with {said.kind}: {said.message}"
         else:
             why = reason or self._reason or self.streamed.broken or "no message_stop came"
+        attempts = (*attempts[:-1], evolve(attempts[-1], fault=INTERRUPTED))
         error = InterruptedAnswerError(
             f"the answer broke off after {len(arrived)} bytes: {why}",
             self.streamed.request_id,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 from conversation_store.errors import ContentError
-from conversation_store.record import canonical
+from conversation_store.record import canonical, codec
 from conversation_store.record.blocks import Block, ToolUse
 
 Tool: TypeAlias = Callable[..., Any]
@@ -35,7 +35,9 @@ def run(call: ToolUse, tools: Mapping[str, Tool]) -> tuple[object, bool]:
     if not isinstance(call.input, Mapping):
         return "the input of a tool is a JSON object", True
     try:
-        return content_of(tool(**call.input)), False
+        content = content_of(tool(**call.input))
+        canonical.dumps(codec.tool_result_content(content))  # what cannot be a result is the tool's error
+        return content, False
     except Exception as error:  # noqa: BLE001 - the model must get an answer, and may try otherwise
         return f"{type(error).__name__}: {error}", True
 

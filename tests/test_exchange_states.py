@@ -1053,7 +1053,7 @@ def test_a_secret_unknown_here_stops_before_anything_is_written(
             with pytest.raises(ConfigurationError, match=r"mcp_servers\.ants"):
                 act()
         assert later.get("k").version == before
-        assert len(api.requests) == 0
+        assert list(api.requests) == []
         chat.update(mcp_servers=SERVERS)
         assert chat.version == before
         chat.send("one")

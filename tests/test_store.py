@@ -86,13 +86,14 @@ def test_a_conversation_is_found_by_its_id(store: Store) -> None:
 
 def test_settings_that_are_wrong_make_nothing(store: Store) -> None:
     """A conversation whose settings cannot be recorded is not made."""
-    for wrong in (
+    mistakes: tuple[dict[str, Any], ...] = (
         {"system": object()},
         {"messages": []},
         {"stream": True},
         {"betas": "a"},
         {"max_tokens": float("nan")},
-    ):
+    )
+    for wrong in mistakes:
         with pytest.raises(ContentError):
             store.open("a", **wrong)
     with pytest.raises(NotFoundError):
@@ -184,10 +185,8 @@ def test_scopes_are_exact_too(database_url: str) -> None:
 # --- threads -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("memory", [False, True], ids=["database", "memory"])
-def test_threads_share_a_store(request: pytest.FixtureRequest, memory: bool) -> None:
-    """Many threads open, say and read through one store, each its own conversations and all one new key."""
-    url = "sqlite://" if memory else str(request.getfixturevalue("database_url"))
+def work_in_threads(url: str) -> None:
+    """Let six threads open, say and read through one store, each its own conversation and all one new key."""
     failures: list[BaseException] = []
     shared: set[UUID] = set()
     with Store(url) as store:
@@ -213,6 +212,16 @@ def test_threads_share_a_store(request: pytest.FixtureRequest, memory: bool) -> 
         assert len(shared) == 1
         assert store.verify() == []
         assert len(store.list()) == 7
+
+
+def test_threads_share_a_store(database_url: str) -> None:
+    """Threads do not get into each other's way, and a key opened by all at once is one conversation."""
+    work_in_threads(database_url)
+
+
+def test_threads_share_a_store_in_memory() -> None:
+    """The one connection of a database in memory serves all threads in turn."""
+    work_in_threads("sqlite://")
 
 
 # --- SQLite files of our own -------------------------------------------------------------------------------------
@@ -315,31 +324,43 @@ def test_a_database_that_cannot_be_used_is_a_typed_error(tmp_path: Path, case: s
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if not path.name.endswith(".lock")} == before
 
 
+def test_somebody_elses_file_becomes_ours_only_when_told(tmp_path: Path) -> None:
+    """A foreign SQLite file is set up as promised once it was upgraded, and its own table is still there."""
+    url = _foreign(tmp_path)
+    with Store(url, upgrade=True) as store:
+        store.open("a", **SETTINGS)
+        with store._database.read() as connection:
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+            assert connection.exec_driver_sql("SELECT count(*) FROM theirs").scalar() == 0
+
+
 def test_a_wrong_durability_is_refused(tmp_path: Path) -> None:
     """There are two ways to keep a commit, and no third."""
     with pytest.raises(ConfigurationError):
         Store(f"sqlite:///{tmp_path / 'bot.db'}", durability="off")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
 def test_a_file_that_cannot_be_written_is_a_typed_error(tmp_path: Path) -> None:
-    """A read-only store can be read, and a turn is refused with the place and the next step."""
-    url = f"sqlite:///{tmp_path / 'bot.db'}"
-    with Store(url) as store:
+    """A store that may only be read is read, and a turn is refused with the next step; nothing changes."""
+    with Store(f"sqlite:///{tmp_path / 'bot.db'}") as store:
         store.open("a", **SETTINGS).user("Hello")
-    (tmp_path / "bot.db").chmod(0o400)
-    with Store(url) as store, pytest.raises(DatabaseError) as caught:
-        store.get("a").user("again")
-    assert caught.value.reason == "read-only"
+    with Store(f"sqlite:///file:{tmp_path / 'bot.db'}?mode=ro&uri=true") as store:
+        chat = store.get("a")
+        with pytest.raises(DatabaseError) as caught:
+            chat.user("again")
+        assert caught.value.reason == "read-only"
+        assert "permissions" in str(caught.value)
+        assert [turn.text for turn in chat.refresh().turns] == ["Hello"]
+        assert store.verify() == []
 
 
 def test_without_a_client_there_is_no_sending(store: Store) -> None:
     """A store without a client keeps, builds and begins; sending says what is missing, and writes nothing."""
     chat = store.open("a", **SETTINGS)
     chat.user("Hello")
-    for act in (lambda: chat.send(), lambda: chat.send("more"), lambda: chat.retry()):
+    for ask, said in ((chat.send, ()), (chat.send, ("more",)), (chat.retry, ())):
         with pytest.raises(ConfigurationError, match="client"):
-            act()
+            ask(*said)
     assert chat.version == 3
     assert chat.begin().params["messages"] == [{"role": "user", "content": "Hello"}]
 

@@ -707,13 +707,13 @@ class Client:
         finally:
             opened.close()
         reason = opened.broken
-        if reason is None:
-            # A body without a length that is cut ends like a whole one: only its JSON can tell.
-            try:
-                canonical.loads(body)
-            except CodecError as error:
-                coding = opened.headers.get("content-encoding", "identity")
-                reason = str(error) if coding == "identity" else f"it is encoded ({coding[:20]})"
+        # Only its JSON can tell whether it is whole: a body without a length that is cut ends like a whole one, and
+        # a whole object is that also where the connection broke off after its last byte.
+        try:
+            reason = None if isinstance(canonical.loads(body), Mapping) else reason
+        except CodecError as error:
+            coding = opened.headers.get("content-encoding", "identity")
+            reason = reason or (str(error) if coding == "identity" else f"it is encoded ({coding[:20]})")
         return evolve(came, body=body, fault=INTERRUPTED if reason is not None else None, reason=reason)
 
     def _credential(self) -> tuple[str, Secret]:

@@ -9,6 +9,7 @@ A builder is never changed, only added to: every ``request`` entry names the one
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
@@ -28,6 +29,7 @@ BUILDER: Final = 1
 
 DEFAULT_VERSION: Final = "2023-06-01"
 _OPENING: Final = b'{"messages":['
+_escaped_letter: Final = re.compile(rb"\\u00[567]")
 _NOT_SETTINGS: Final = frozenset({"messages", "stream"})
 
 SDK_PARAMETERS: Final = frozenset(
@@ -364,10 +366,12 @@ class Messages:
             self.model_turns.append(len(self.places))
         if part.role == "assistant":
             self._last_assistant = len(self.places)
-            # A cheap look at the bytes; whoever needs to be certain looks at the turn.
-            if b'"tool_use"' in body:
+            # A cheap look at the bytes, in which letters may be written as escapes; whoever needs to be certain
+            # looks at the turn.
+            escaped = b"\\u00" in body and _escaped_letter.search(body) is not None
+            if escaped or b'"tool_use"' in body:
                 self.calling.append(len(self.places))
-            if b'thinking"' in body:
+            if escaped or b'thinking"' in body:
                 self.thinking.append(len(self.places))
         self.places.append(place)
         self.roles.append(part.role)

@@ -17,6 +17,7 @@ from attrs import frozen
 
 from conversation_store.api.models import Model, Models
 from conversation_store.record.codec import ROLES
+from conversation_store.record.exchange import between_cited
 
 
 @frozen
@@ -80,11 +81,11 @@ def _error(rule: str, path: str, message: str) -> Finding:
     return Finding(rule, "error", path, message)
 
 
-def _texts(content: object, path: str) -> Iterator[tuple[str, Any]]:
+def _texts(content: object, path: str) -> Iterator[tuple[int, str, Any]]:
     if isinstance(content, (list, tuple)):
         for n, block in enumerate(content):
             if isinstance(block, Mapping) and block.get("type") == "text":
-                yield f"{path}.{n}.text", block.get("text")
+                yield n, f"{path}.{n}.text", block.get("text")
 
 
 # --- of a message ------------------------------------------------------------------------------------------------
@@ -113,12 +114,12 @@ def text_not_blank(message: Mapping[str, Any], path: str) -> Iterator[Finding]:
     content = message.get("content")
     if isinstance(content, str) and content and not content.strip():
         yield _error("text_not_blank", f"{path}content", "text content blocks must contain non-whitespace text")
-    for where, text in _texts(content, f"{path}content"):
+    for n, where, text in _texts(content, f"{path}content"):
         if not isinstance(text, str):
             yield _error("text_not_blank", where, "Input should be a valid string")
         elif not text:
             yield _error("text_not_blank", where, "text content blocks must be non-empty")
-        elif not text.strip():
+        elif not text.strip() and not between_cited(content, n):  # type: ignore[arg-type]
             yield _error("text_not_blank", where, "text content blocks must contain non-whitespace text")
 
 

@@ -254,7 +254,14 @@ def _check(value: object, path: str, depth: int) -> None:
 
 def compose(parts: Mapping[str, bytes]) -> bytes:
     """Write an object whose values are JSON bytes already; they are copied, never parsed."""
-    return b"{" + b",".join(dumps(name) + b":" + value for name, value in parts.items()) + b"}"
+    return b"{" + b",".join(_name(name) + b":" + value for name, value in parts.items()) + b"}"
+
+
+def _name(name: str) -> bytes:
+    try:
+        return _encoder.encode(name).encode()
+    except UnicodeEncodeError:  # a lone surrogate, as an escape it may have been received as
+        return json.dumps(name).encode()
 
 
 def header(fields: Mapping[str, object]) -> bytes:

@@ -147,6 +147,18 @@ class Exchange:
     streamed: bool = False
 
 
+def between_cited(blocks: Sequence[Any], n: int) -> bool:
+    """
+    Say whether a blank text belongs to a sentence that the API split at its citations.
+
+    The API writes such blocks, takes them back, and binds what follows to them; any other blank text it refuses.
+
+    Source: recorded exchanges of 2026.
+    """
+    beside = [blocks[m] for m in (n - 1, n + 1) if 0 <= m < len(blocks)]
+    return bool(blocks[n].get("text")) and any(isinstance(each, Mapping) and each.get("citations") for each in beside)
+
+
 def omitted(blocks: Sequence[Mapping[str, Any]]) -> frozenset[int]:
     """
     Say which blocks of an answer are recorded and never sent back.
@@ -163,7 +175,7 @@ def omitted(blocks: Sequence[Mapping[str, Any]]) -> frozenset[int]:
     for n, block in enumerate(blocks):
         kind = block.get("type")
         text = block.get("text")
-        if (kind == "text" and isinstance(text, str) and not text.strip()) or (
+        if (kind == "text" and isinstance(text, str) and not text.strip() and not between_cited(blocks, n)) or (
             n < last_fallback
             and (
                 kind in ("thinking", "redacted_thinking", "connector_text", "tool_use")

@@ -67,8 +67,9 @@ class Reply:
 
     @property
     def tool_uses(self) -> tuple[ToolUse, ...]:
-        """The calls of the caller's tools, to be answered with ``tool_result``."""
-        return tuple(block for block in self.content if isinstance(block, ToolUse))
+        """The calls of the caller's tools, to be answered with ``tool_result``; none that was cut off or left out."""
+        turns = [each.turn for each in (*self.before, self) if each.turn is not None]
+        return tuple(block for turn in turns for block in turn.content if isinstance(block, ToolUse))
 
     def json(self) -> JSON:
         """

@@ -20,9 +20,17 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
 
 from conversation_store.errors import ConfigurationError, ConversationStoreError, DatabaseError
+from conversation_store.storage.tables import VERSION_TABLE
 
 try:
     import fcntl
@@ -39,13 +47,17 @@ CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
 
 _SQLITE_SETUP: Final = (
     "PRAGMA busy_timeout=15000",
-    "PRAGMA journal_mode=WAL",
     "PRAGMA foreign_keys=ON",
     "PRAGMA secure_delete=ON",
     "PRAGMA trusted_schema=OFF",
     "PRAGMA wal_autocheckpoint=0",
     "PRAGMA journal_size_limit=0",
 )
+_NOT_OURS: Final = """
+SELECT EXISTS (SELECT 1 FROM sqlite_master) AND NOT EXISTS (SELECT 1 FROM sqlite_master WHERE name = ?)
+"""
+"""Whether a SQLite file is somebody else's: then even its journal mode, which is written into it, is left alone."""
+
 _SYNCHRONOUS: Final = {"full": 2, "normal": 1}
 
 _AGAIN: Final = frozenset({"locked", "unreachable", "lost a race"})
@@ -83,7 +95,15 @@ class _WriterLock:
                     self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 except OSError as error:
                     raise DatabaseError("read-only", f"cannot make {self._path}: {error.strerror}") from None
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+            until = time.monotonic() + PATIENCE
+            while True:
+                try:
+                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= until:
+                        raise DatabaseError("locked", _NEXT_STEP["locked"]) from None
+                    time.sleep(random.uniform(0.0005, 0.003))  # noqa: S311
             try:
                 yield
             finally:
@@ -121,6 +141,9 @@ class Database:
         self._process = os.getpid()
         self._checkpointed = 0
         self._writing = engine.execution_options(conversation_store_writes=True)
+        # One state of the database for all a reading sees; SQLite and MariaDB do so by themselves.
+        snapshot = {"isolation_level": "REPEATABLE READ"} if self.dialect == "postgresql" else {}
+        self._reading = engine.execution_options(**snapshot)
 
     @classmethod
     def open(cls, database: str | URL | Engine, *, durability: str = "full") -> Database:
@@ -144,21 +167,38 @@ class Database:
             url = make_url(database)
             if url.get_backend_name() == "sqlite":
                 return cls._open_sqlite(url, durability)
-            return cls(create_engine(url, hide_parameters=True, pool_pre_ping=True), owned=True)
-        except ArgumentError:
-            raise ConfigurationError("no database URL: give one like sqlite:///bot.db, or an Engine") from None
+            return cls(cls._open_server(url), owned=True)
         except NoSuchModuleError as error:
             raise ConfigurationError(f"no such kind of database: {error}") from None
+        except ArgumentError:
+            raise ConfigurationError("no database URL: give one like sqlite:///bot.db, or an Engine") from None
         except ModuleNotFoundError as error:
             raise ConfigurationError(
                 f"the driver {error.name} is not installed: pip install 'conversation_store[postgresql]' "
                 "or 'conversation_store[mariadb]'"
             ) from None
 
+    @staticmethod
+    def _open_server(url: URL) -> Engine:
+        engine = create_engine(url, hide_parameters=True, pool_pre_ping=True)
+        if engine.dialect.name == "postgresql":
+
+            @event.listens_for(engine, "connect")
+            def set_up(connection: Any, _record: object) -> None:
+                # Never wait for ever for a writer that is frozen inside its transaction.
+                cursor = connection.cursor()
+                try:
+                    cursor.execute(f"SET lock_timeout = {int(PATIENCE * 1000)}")
+                finally:
+                    cursor.close()
+                connection.commit()
+
+        return engine
+
     @classmethod
     def _open_sqlite(cls, url: URL, durability: str) -> Database:
         name = url.database
-        in_memory = name in (None, "", ":memory:") or "mode=memory" in str(url.query)
+        in_memory = name in (None, "", ":memory:") or url.query.get("mode") == "memory"
         plain = not in_memory and not str(name).startswith("file:")
         if plain and not Path(str(name)).exists():
             try:
@@ -180,6 +220,7 @@ class Database:
             try:
                 for statement in (*_SQLITE_SETUP, f"PRAGMA synchronous={level}"):
                     cursor.execute(statement)
+                _write_ahead(cursor)
             finally:
                 cursor.close()
 
@@ -226,7 +267,7 @@ class Database:
         """
         self._after_fork()
         try:
-            with self._alone(), self.engine.connect() as connection:
+            with self._alone(), self._reading.connect() as connection:
                 yield connection
         except SQLAlchemyError as error:
             raise translated(error) from None
@@ -317,9 +358,12 @@ class Database:
         """Dispose of our own engine; a host's engine is left alone."""
         if not self.owned:
             return
+        self._after_fork()
         # The last connection to go copies the write-ahead log, so that too is done under the lock.
         try:
-            with self._lock.held() if self._lock else _nothing():
+            # Where there is no log to copy (it was no database of ours) no lock file is left behind either.
+            logged = self._lock is not None and Path(f"{self.path}-wal").exists()
+            with self._lock.held() if self._lock and logged else _nothing():
                 self.engine.dispose()
         except ConversationStoreError:
             self.engine.dispose()
@@ -330,6 +374,23 @@ class Database:
     def url(self) -> str:
         """The database's URL without its password."""
         return self.engine.url.render_as_string(hide_password=True)
+
+
+def _write_ahead(cursor: Any) -> None:
+    """Switch an empty file or one of ours to a write-ahead log, for good; anybody else's file is left alone."""
+    if cursor.execute(_NOT_OURS, (VERSION_TABLE,)).fetchone()[0]:
+        return
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            # SQLite does not wait here when several connections switch a new file at once.
+            if not str(error.sqlite_errorname).startswith("SQLITE_BUSY") or time.monotonic() >= until:
+                raise
+            time.sleep(random.uniform(0.001, 0.01))  # noqa: S311
+        else:
+            return
 
 
 @contextmanager
@@ -372,6 +433,7 @@ _MARIADB_REASONS: Final = {
     1205: "locked",
     1213: "lost a race",
     1290: "read-only",
+    2003: "unreachable",
     2006: "unreachable",
     2013: "unreachable",
 }
@@ -398,7 +460,9 @@ def _reason(error: DBAPIError) -> str:
     number = cause.args[0] if getattr(cause, "args", None) else None
     if number in _MARIADB_REASONS:
         return _MARIADB_REASONS[number]
-    return "unreachable" if error.connection_invalidated or isinstance(error, InterfaceError) else "refused"
+    # psycopg's OperationalError without a state is a connection that could not be made or is gone.
+    gone = isinstance(error, OperationalError) and hasattr(cause, "sqlstate")
+    return "unreachable" if gone or error.connection_invalidated or isinstance(error, InterfaceError) else "refused"
 
 
 def translated(error: SQLAlchemyError) -> DatabaseError:

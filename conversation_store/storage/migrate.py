@@ -109,6 +109,8 @@ def upgrade(database: Database) -> None:
     with _lock:
         try:
             database.write(run)
+            if database.owned and database.dialect == "sqlite" and database.path is not None:
+                database.engine.dispose()  # connections made from now on use the write-ahead log
         except SQLAlchemyError as error:
             raise translated(error) from None
 

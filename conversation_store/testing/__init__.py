@@ -28,6 +28,20 @@ Example:
 The third question had no scripted answer: the offline model answered it, the same way every time. Faults are
 scripted like answers: ``api.fail(Fault.status(529, retry_after=0.01), times=2)`` is an overloaded API that
 recovers at the third try; `Fault.reset`, `Fault.cut`, `Fault.trickle` and the others are the network's ways to fail.
+
+Answers come in every shape the API has:
+
+- `Answer.calls`, `Answer.pause`, `Answer.refusal`, `Answer.fallback` and `Answer.compaction` are the turns that need
+  something more; ids, the signatures of thinking, and which call a result belongs to are filled in.
+- Thinking is signed over all that precedes it, and checked when it comes back: by the models that always do so, by the
+  others with ``MessagesAPI(binding=True)``, or as the request asks. ``Answer("Yes.", thinking="Hm.")`` thinks first;
+  the offline model thinks where ``thinking`` asks for it, and finishes a paused turn.
+- ``usage`` tells what the cache markers of a request wrote and read, from the hashes of prefixes remembered;
+  ``MessagesAPI(clock=...)`` lets them grow old at once, and containers too.
+- ``Answer(..., streaming=Streaming(...))`` chooses how an answer is streamed: pings, blocks side by side, several
+  ``message_delta`` events, events and deltas nobody knows, pauses between them. `Fault.interrupt` ends a stream in an
+  error, and `Fault.cut` after any byte.
+
 Where a test runs no Python, ``python -m conversation_store.testing`` serves until it is interrupted.
 
 This package needs the standard library alone.
@@ -37,6 +51,7 @@ from conversation_store.testing.answers import Answer, Fault, Scripted
 from conversation_store.testing.models import MODELS, Model
 from conversation_store.testing.offline import compose, echo
 from conversation_store.testing.server import MessagesAPI
+from conversation_store.testing.streams import Streaming
 from conversation_store.testing.wire import Headers, Request
 
 __all__ = [
@@ -48,6 +63,7 @@ __all__ = [
     "Model",
     "Request",
     "Scripted",
+    "Streaming",
     "compose",
     "echo",
 ]

@@ -7,13 +7,13 @@ Everything here is a value or a function of values; `conversation_store.testing.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
+from conversation_store.testing.blocks import SERVER_CALLS, blocks_of, is_server_result, result_kind
 from conversation_store.testing.counting import tokens
-from conversation_store.testing.validation import blocks_of
+from conversation_store.testing.streams import Streaming, encode
 from conversation_store.testing.wire import Request
 
 ERROR_TYPES: Final[Mapping[int, str]] = {
@@ -41,23 +41,41 @@ _MESSAGES: Final[Mapping[str, str]] = {
     "authentication_error": "invalid x-api-key",
 }
 
+_IDS: Final = {"tool_use": "toolu", "server_tool_use": "srvtoolu", "mcp_tool_use": "mcptoolu"}
+_COUNTED: Final[Sequence[str]] = (
+    "input_tokens",
+    "output_tokens",
+    "cache_creation_input_tokens",
+    "cache_read_input_tokens",
+    "cache_creation",
+)
+
 
 @dataclass(frozen=True)
 class Answer:
     """
     One answer of status 200, as far as a test cares about it; everything else is filled in.
 
+    Of a block may be left out: the ``id`` of a call, its ``input`` where that is empty, the ``tool_use_id`` of a
+    server tool's result (that of the first open call of its kind), the ``tool_id`` of a programmatic ``caller``, the
+    ``signature`` of thinking, the ``data`` of redacted thinking, and the ``from`` of a fallback.
+
     Attributes:
         content: The content blocks; a string is one text block.
-        stop_reason: None stands for ``tool_use`` after a ``tool_use`` block and ``end_turn`` otherwise.
+        thinking: Signed thinking that goes before them; it may be empty.
+        stop_reason: None stands for ``tool_use`` where a client tool is called, ``pause_turn`` where only a server
+            tool waits for its result, and ``end_turn`` otherwise.
         stop_sequence: The sequence that stopped the model.
         stop_details: The details of a refusal.
         usage: Counters that replace or join the counted ones.
         model: None stands for the requested model, its alias resolved.
         id: None stands for the next id of this API.
+        container: The container of the code that ran: its id, or the whole object. None stands for the one the
+            request names, or a new one, where the content calls for one.
         fields: Further fields of the message; a field named here replaces the one filled in.
         body: The exact bytes to send instead of all the above.
-        headers: Response headers that replace or join the usual ones.
+        headers: Response headers that replace or join the usual ones; an empty value leaves a usual header out.
+        streaming: How it is streamed, where a stream is asked for.
 
     Example:
         >>> Answer("It is 18 degrees.", usage={"cache_read_input_tokens": 2048}).stop_reason is None
@@ -66,15 +84,61 @@ class Answer:
 
     content: str | Sequence[Mapping[str, Any]] = ()
     _: KW_ONLY
+    thinking: str | None = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
     stop_details: Mapping[str, Any] | None = None
     usage: Mapping[str, Any] = field(default_factory=dict)
     model: str | None = None
     id: str | None = None
+    container: str | Mapping[str, Any] | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     body: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    streaming: Streaming = field(default_factory=Streaming)
+
+    @classmethod
+    def refusal(
+        cls,
+        category: str | None = "cyber",
+        *,
+        content: str | Sequence[Mapping[str, Any]] = (),
+        explanation: str | None = None,
+    ) -> Answer:
+        """Refuse, in the middle of *content* where there is any."""
+        details = {"type": "refusal", "category": category, "explanation": explanation}
+        return cls(content, stop_reason="refusal", stop_details=details)
+
+    @classmethod
+    def calls(cls, *calls: tuple[str, Mapping[str, Any]], text: str = "") -> Answer:
+        """Call client tools, each given by its name and its input, all at once."""
+        blocks = [{"type": "tool_use", "name": name, "input": dict(given)} for name, given in calls]
+        return cls([*blocks_of(text), *blocks], stop_reason="tool_use")
+
+    @classmethod
+    def pause(cls, name: str = "web_search", *, text: str = "", **given: Any) -> Answer:
+        """Pause while a server tool works; its result is yet to come, and *given* is its input."""
+        called = {"type": "server_tool_use", "name": name, "input": given}
+        return cls([*blocks_of(text), called], stop_reason="pause_turn")
+
+    @classmethod
+    def fallback(
+        cls,
+        to: str,
+        content: str | Sequence[Mapping[str, Any]],
+        *,
+        before: str | Sequence[Mapping[str, Any]] = (),
+        category: str | None = "cyber",
+    ) -> Answer:
+        """Let another model answer after the one asked has refused, which may have said something *before*."""
+        switch = {"type": "fallback", "to": {"model": to}, "trigger": {"type": "refusal", "category": category}}
+        return cls([*blocks_of(before), switch, *blocks_of(content)], model=to)
+
+    @classmethod
+    def compaction(cls, content: str = "So far: little was said.") -> Answer:
+        """Stop with a compaction of what was said."""
+        block = {"type": "compaction", "content": content, "encrypted_content": None}
+        return cls([block], stop_reason="compaction")
 
 
 After: TypeAlias = Literal["close", "reset", "stall"]
@@ -101,7 +165,8 @@ class Fault:
         hard: Dropped connections are reset rather than closed.
         after: Body bytes sent before the answer is cut.
         then: What follows the cut.
-        size: Body bytes sent at a time.
+        broken: Whether a chunk that is cut announces all its bytes, as a chunk does that is lost on its way.
+        size: Body bytes sent at a time; several numbers take turns.
         pause: Seconds between them.
         events: Stream events sent before an ``error`` event ends the stream.
         raw: Bytes sent instead of an HTTP response.
@@ -119,7 +184,8 @@ class Fault:
     hard: bool = False
     after: int | None = None
     then: After = "close"
-    size: int | None = None
+    broken: bool = False
+    size: int | Sequence[int] | None = None
     pause: float = 0
     events: int | None = None
     raw: bytes | None = None
@@ -200,17 +266,18 @@ class Fault:
         return cls(drop="read" if read else "unread", hard=True, wait=wait)
 
     @classmethod
-    def cut(cls, after: int, *, then: After = "close", answer: Scripted | None = None) -> Fault:
+    def cut(cls, after: int, *, then: After = "close", broken: bool = False, answer: Scripted | None = None) -> Fault:
         """
         Send exactly *after* bytes of the answer's body, then no more.
 
-        The headers announce the whole body. A stalled connection ends when the caller or the API closes it.
+        The headers announce the whole body; of a stream the events' bytes are counted, not the chunks they come in.
+        A stalled connection ends when the caller or the API closes it.
         """
-        return cls(after=after, then=then, answer=answer)
+        return cls(after=after, then=then, broken=broken, answer=answer)
 
     @classmethod
-    def trickle(cls, size: int = 1, pause: float = 0.01, answer: Scripted | None = None) -> Fault:
-        """Send the answer's body *size* bytes at a time with *pause* seconds between them."""
+    def trickle(cls, size: int | Sequence[int] = 1, pause: float = 0.01, answer: Scripted | None = None) -> Fault:
+        """Send the answer's body *size* bytes at a time with *pause* seconds between them; sizes may take turns."""
         return cls(size=size, pause=pause, answer=answer)
 
     @classmethod
@@ -222,7 +289,11 @@ class Fault:
         message: str | None = None,
         answer: Scripted | None = None,
     ) -> Fault:
-        """Send *events* events of a streamed answer, then an ``error`` event; plain answers are not touched."""
+        """
+        Send *events* events of a streamed answer, then an ``error`` event; plain answers are not touched.
+
+        With 0 the error is all there is, under status 200.
+        """
         return cls(events=events, kind=kind, message=message, answer=answer)
 
     @classmethod
@@ -236,14 +307,6 @@ Scripted: TypeAlias = "str | bytes | Mapping[str, Any] | Answer | Fault | Callab
 What an answer may be given as: text, a body's bytes, a whole message, an `Answer`, a `Fault`, or a function of
 the `Request` that returns one of these. None is the offline model.
 """
-
-
-def encode(value: Any) -> bytes:
-    """Return compact JSON; what UTF-8 cannot say (a lone surrogate) as an escape."""
-    try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":")).encode()
 
 
 def error_body(kind: str, message: str | None, request_id: str, code: str | None = None) -> dict[str, Any]:
@@ -260,40 +323,112 @@ def identifier(prefix: str, seed: int, number: int) -> str:
     return f"{prefix}_01{digest[:22]}"
 
 
-def complete(answer: Answer, *, input_tokens: int, own_id: str, model: str) -> dict[str, Any]:
+def filled(
+    answer: Answer, *, waiting: Mapping[str, Mapping[str, Any]], new_id: Callable[[str], str], model: str
+) -> list[dict[str, Any]]:
+    """
+    Return the blocks of an answer with what a test may leave out, save signatures.
+
+    Args:
+        answer: What the test said about it.
+        waiting: The server tools' calls of the request without a result, by id.
+        new_id: Makes an id from the beginning of one.
+        model: The model that was asked.
+    """
+    thought = [] if answer.thinking is None else [{"type": "thinking", "thinking": answer.thinking}]
+    calls = dict(waiting)
+    blocks = []
+    for each in (*thought, *blocks_of(answer.content)):
+        block = dict(each)
+        kind = str(block.get("type"))
+        if kind in _IDS:
+            block = {"type": kind, "id": new_id(_IDS[kind]), "input": {}} | block
+        if kind in SERVER_CALLS:
+            calls[block["id"]] = block
+        elif is_server_result(kind):
+            first = next((key for key, call in calls.items() if result_kind(call) == kind), None)
+            if first is not None:
+                block = {"type": kind, "tool_use_id": first} | block
+            calls.pop(block.get("tool_use_id", ""), None)
+        elif kind == "fallback":
+            block = {"type": kind, "from": {"model": model}} | block
+        caller = block.get("caller") or {"type": "direct"}
+        if caller["type"] != "direct" and "tool_id" not in caller and calls:
+            block["caller"] = {**caller, "tool_id": [*calls][-1]}
+        blocks.append(block)
+    return blocks
+
+
+def runs_code(content: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether an answer needs a container."""
+    names = {str(block.get("name")) for block in content if block.get("type") == "server_tool_use"}
+    callers = {str((block.get("caller") or {}).get("type")) for block in content}
+    return any("code_execution" in each for each in names | callers)
+
+
+def complete(
+    answer: Answer, content: Sequence[Mapping[str, Any]], *, counted: Mapping[str, Any], own_id: str, model: str
+) -> dict[str, Any]:
     """
     Return the whole message of an answer.
 
     Args:
         answer: What the test said about it.
-        input_tokens: What the request counts.
+        content: Its blocks, with nothing left out.
+        counted: The counters of what the request paid.
         own_id: The id, unless the answer has one.
         model: The model, unless the answer has one.
     """
-    content = [dict(block) for block in blocks_of(answer.content)]
-    calls = bool(content) and content[-1].get("type") == "tool_use"
+    written = sum(len(tokens(_written(block))) for block in content)
+    usage: dict[str, Any] = {
+        **counted,
+        "output_tokens": max(1, written),
+        "service_tier": "standard",
+        "inference_geo": "global",
+    }
+    thought = sum(len(tokens(_written(block))) for block in content if block.get("type") == "thinking")
+    if any(block.get("type") == "thinking" for block in content):
+        usage["output_tokens_details"] = {"thinking_tokens": thought}
+    iterations = _iterations(content, usage, answer.model or model)
+    if iterations:
+        usage["iterations"] = iterations
     message: dict[str, Any] = {
         "model": answer.model or model,
         "id": answer.id or own_id,
         "type": "message",
         "role": "assistant",
-        "content": content,
-        "stop_reason": answer.stop_reason or ("tool_use" if calls else "end_turn"),
+        "content": list(content),
+        "stop_reason": answer.stop_reason or _stop_reason(content),
         "stop_sequence": answer.stop_sequence,
         "stop_details": answer.stop_details,
-        "container": None,
-        "usage": {
-            "input_tokens": input_tokens,
-            "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": 0,
-            "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
-            "output_tokens": max(1, sum(len(tokens(_written(block))) for block in content)),
-            "service_tier": "standard",
-            "inference_geo": "global",
-            **answer.usage,
-        },
+        "container": answer.container,
+        "usage": usage | dict(answer.usage),
     }
     return message | dict(answer.fields)
+
+
+def _stop_reason(content: Sequence[Mapping[str, Any]]) -> str:
+    switch = max((place for place, block in enumerate(content) if block.get("type") == "fallback"), default=-1)
+    answered = {block.get("tool_use_id") for block in content}
+    kinds = {block.get("type") for block in content[switch + 1 :] if block.get("id") not in answered}
+    if "tool_use" in kinds:
+        return "tool_use"
+    return "pause_turn" if kinds & SERVER_CALLS else "end_turn"
+
+
+def _iterations(content: Sequence[Mapping[str, Any]], usage: dict[str, Any], model: str) -> list[dict[str, Any]]:
+    """Return what each model's part cost where there were several; a compaction's cost is moved there."""
+    counters = {key: usage[key] for key in _COUNTED if key in usage}
+    nothing = {key: 0 for key in counters if key != "cache_creation"}
+    if content and all(block.get("type") == "compaction" for block in content):
+        usage.update(nothing)
+        return [{"type": "compaction", **counters}]
+    switches = [block for block in content if block.get("type") == "fallback"]
+    if not switches:
+        return []
+    first = {"type": "message", "model": switches[0]["from"]["model"], **counters, "output_tokens": 0}
+    others = [{"type": "fallback_message", "model": each["to"]["model"], **counters} for each in switches]
+    return [first, *others[:-1], {**others[-1], "model": model}]
 
 
 def _written(block: Mapping[str, Any]) -> str:
@@ -301,52 +436,3 @@ def _written(block: Mapping[str, Any]) -> str:
     if "input" in block:
         return str(block.get("name", "")) + encode(block["input"]).decode()
     return str(block.get("text", block.get("thinking", "")))
-
-
-# -- streams -------------------------------------------------------------------------------------------------
-
-_DELTAS: Final = {"text": "text_delta", "thinking": "thinking_delta"}
-
-
-def event(name: str, **data: Any) -> bytes:
-    """Return one server-sent event."""
-    return b"event: " + name.encode() + b"\ndata: " + encode({"type": name, **data}) + b"\n\n"
-
-
-def stream(message: Mapping[str, Any]) -> list[bytes]:
-    """Return a message as the events of a stream, one element an event, a ``ping`` after the first block begins."""
-    usage = dict(message["usage"]) | {"output_tokens": 1}
-    started = {**message, "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
-    events = [event("message_start", message=started)]
-    for index, block in enumerate(message["content"]):
-        start, deltas = _taken_apart(block)
-        events.append(event("content_block_start", index=index, content_block=start))
-        if not index:
-            events.append(event("ping"))
-        events += [event("content_block_delta", index=index, delta=delta) for delta in deltas]
-        events.append(event("content_block_stop", index=index))
-    keys = ("stop_reason", "stop_sequence", "stop_details", "container")
-    told = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
-    final = {key: message["usage"][key] for key in told if key in message["usage"]}
-    delta = {key: message[key] for key in keys if key in message}
-    return [*events, event("message_delta", delta=delta, usage=final), event("message_stop")]
-
-
-def _taken_apart(block: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return what a block begins as, and the deltas that make it whole."""
-    kind = block.get("type")
-    if kind in _DELTAS:
-        empty = {key: "" for key in (kind, "signature") if key in block}
-        deltas = [{"type": _DELTAS[kind], kind: piece} for piece in tokens(block[kind])]
-        if "signature" in block:
-            deltas.append({"type": "signature_delta", "signature": block["signature"]})
-        cited = block.get("citations")
-        if cited:
-            empty["citations"] = []  # type: ignore[assignment]
-            deltas += [{"type": "citations_delta", "citation": each} for each in cited]
-        return {**block, **empty}, deltas
-    if kind in {"tool_use", "server_tool_use", "mcp_tool_use"}:
-        written = encode(block.get("input", {})).decode() if block.get("input") else ""
-        pieces = ["", *(written[at : at + 12] for at in range(0, len(written), 12))]
-        return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": each} for each in pieces]
-    return dict(block), []

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 from http.client import responses
+from itertools import cycle
 from typing import NamedTuple
 
 from conversation_store.testing.answers import Fault
@@ -21,6 +22,7 @@ class Reply(NamedTuple):
     pieces: Sequence[bytes]
     streamed: bool = False
     fault: Fault = Fault()
+    pause: float = 0
 
 
 class Delivery:
@@ -59,8 +61,7 @@ class Delivery:
         fault = self._reply.fault
         pieces = list(self._reply.pieces)
         if fault.size is not None:
-            whole = b"".join(pieces)
-            pieces = [whole[at : at + fault.size] for at in range(0, len(whole), fault.size)]
+            pieces = list(_pieces_of(b"".join(pieces), fault.size))
         if fault.after is not None:
             left = fault.after
             for index, piece in enumerate(pieces):
@@ -74,11 +75,14 @@ class Delivery:
         parts += [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces] if chunked else pieces
         if chunked and fault.after is None:
             parts.append(b"0\r\n\r\n")
-        if not fault.pause:
+        elif chunked and fault.broken and pieces:
+            parts[-1] = b"%x\r\n%b" % (len(pieces[-1]) + 1, pieces[-1])
+        pause = fault.pause or self._reply.pause
+        if not pause:
             self._wire.socket.sendall(b"".join(parts))
             return
         for number, part in enumerate(parts):
-            if number > 1 and self._closing.wait(fault.pause):
+            if number > 1 and self._closing.wait(pause):
                 raise GoneError
             self._wire.socket.sendall(part)
 
@@ -89,7 +93,7 @@ class Delivery:
             "date": formatdate(usegmt=True),
             "request-id": self._request.id,
             "anthropic-organization-id": "00000000-0000-4000-8000-000000000000",
-            **{name.lower(): value for name, value in reply.headers.items()},
+            **{name.lower(): value for name, value in reply.headers.items() if value},
         }
         if reply.streamed:
             headers["transfer-encoding"] = "chunked"
@@ -99,3 +103,13 @@ class Delivery:
             headers["connection"] = "close"
         lines = [f"HTTP/1.1 {status} {reason}", *(f"{name}: {value}" for name, value in headers.items())]
         return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+
+
+def _pieces_of(whole: bytes, size: int | Sequence[int]) -> Iterator[bytes]:
+    """Cut bytes into pieces, of sizes that take turns."""
+    at = 0
+    for each in cycle((size,) if isinstance(size, int) else size):
+        if at >= len(whole):
+            return
+        yield whole[at : at + each]
+        at += each

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 LEVELS: Final = ("low", "medium", "high", "xhigh", "max")
 """Effort, weakest first."""
@@ -36,6 +36,11 @@ class Model:
         forced_tools: Whether ``tool_choice`` may be ``any`` or ``tool``.
         inference_geo: Whether ``inference_geo`` is accepted.
         computer_tools: Whether the single ``computer_*`` tools are accepted.
+        binding: Whether thinking that comes back must fit what precedes it: ``always``, for ``newer`` accounts and
+            on demand, or ``never``.
+        display: What becomes of thinking where ``thinking.display`` is not given.
+        usual_effort: The effort where none is given.
+        cache_minimum: The shortest prefix that is cached, in tokens.
     """
 
     id: str
@@ -52,6 +57,10 @@ class Model:
     forced_tools: bool = True
     inference_geo: bool = True
     computer_tools: bool = True
+    binding: Literal["always", "newer", "never"] = "newer"
+    display: Literal["omitted", "summarized"] = "omitted"
+    usual_effort: str = "high"
+    cache_minimum: int = 512
 
     def described(self) -> dict[str, Any]:
         """Return the model as ``GET /v1/models`` lists it."""
@@ -90,34 +99,48 @@ _PREFILL: Final = Model(
     effort=(),
     sampling=True,
     inference_geo=False,
+    binding="never",
+    display="summarized",
+    cache_minimum=4096,
 )
-_MIDDLE: Final = Model("", system_messages=False, thinking=("adaptive", "disabled"), thinks=False)
+_MIDDLE: Final = Model(
+    "",
+    system_messages=False,
+    thinking=("adaptive", "disabled"),
+    thinks=False,
+    binding="never",
+    cache_minimum=1024,
+)
 _LATEST: Final = Model("", forced_tools=False)
 
 MODELS: Final[tuple[Model, ...]] = (
-    replace(_LATEST, id="claude-fable-5-2", computer_tools=False),
-    replace(_LATEST, id="claude-mythos-5-2"),
+    replace(_LATEST, id="claude-fable-5-2", computer_tools=False, binding="always"),
+    replace(_LATEST, id="claude-mythos-5-2", binding="always"),
     replace(_LATEST, id="claude-fable-5-1"),
-    replace(_LATEST, id="claude-mythos-5-1"),
-    Model("claude-fable-5"),
-    Model("claude-mythos-5"),
+    replace(_LATEST, id="claude-mythos-5-1", binding="never"),
+    Model("claude-fable-5", binding="never"),
+    Model("claude-mythos-5", binding="never"),
     Model(
         "claude-mythos-preview",
         system_messages=False,
         thinking=("adaptive", "enabled"),
         effort=_TO_MAX,
         forced_tools=False,
+        binding="never",
+        cache_minimum=2048,
     ),
-    replace(_LATEST, id="claude-opus-5-5", computer_tools=False),
-    Model("claude-opus-5", thinking=("adaptive", "disabled"), quiet_effort=True),
+    replace(_LATEST, id="claude-opus-5-5", computer_tools=False, usual_effort="medium"),
+    Model("claude-opus-5", thinking=("adaptive", "disabled"), quiet_effort=True, binding="never"),
     replace(_MIDDLE, id="claude-opus-4-8", system_messages=True),
-    replace(_MIDDLE, id="claude-opus-4-7"),
+    replace(_MIDDLE, id="claude-opus-4-7", cache_minimum=2048),
     replace(
         _MIDDLE,
         id="claude-opus-4-6",
         thinking=("adaptive", "enabled", "disabled"),
         effort=_TO_MAX,
         sampling=True,
+        display="summarized",
+        cache_minimum=4096,
     ),
     replace(_PREFILL, id="claude-opus-4-5-20251101", alias="claude-opus-4-5", effort=LEVELS[:3]),
     replace(
@@ -134,13 +157,15 @@ MODELS: Final[tuple[Model, ...]] = (
         thinking=("adaptive", "enabled", "disabled"),
         effort=_TO_MAX,
         sampling=True,
+        display="summarized",
     ),
-    replace(_PREFILL, id="claude-sonnet-4-5-20250929", alias="claude-sonnet-4-5"),
+    replace(_PREFILL, id="claude-sonnet-4-5-20250929", alias="claude-sonnet-4-5", cache_minimum=1024),
     Model(
         "claude-haiku-5-5",
         thinking=("adaptive", "disabled"),
         quiet_effort=True,
         computer_tools=False,
+        usual_effort="medium",
     ),
     replace(_PREFILL, id="claude-haiku-4-5-20251001", alias="claude-haiku-4-5"),
 )

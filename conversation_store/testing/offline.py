@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from conversation_store.testing import images
-from conversation_store.testing.answers import Answer, encode, identifier
+from conversation_store.testing.answers import Answer, identifier
+from conversation_store.testing.blocks import SERVER_CALLS, blocks_of, is_server_result, open_server_calls, result_kind
 from conversation_store.testing.counting import decode, tokens
-from conversation_store.testing.validation import blocks_of
+from conversation_store.testing.models import Model
+from conversation_store.testing.streams import encode
 from conversation_store.testing.wire import Request
 
 _KNOWN: Final = (
@@ -26,13 +28,18 @@ _KNOWN: Final = (
 _QUOTED: Final = 200
 
 
-def compose(body: Mapping[str, Any]) -> Answer:
+def compose(body: Mapping[str, Any], model: Model | None = None) -> Answer:
     """
     Return what the offline model answers: the same for the same request.
 
     It knows greetings, what a large language model is and the Latin name of the ant; it describes images by media type
     and size, repeats what a tool answered, calls the tool it is made to call, fills the schema it is given, and
-    otherwise repeats what it was told. It continues a prefill, and minds ``max_tokens`` and ``stop_sequences``.
+    otherwise repeats what it was told. It continues a prefill or a paused turn, thinks where ``thinking`` asks for it,
+    and minds ``max_tokens`` and ``stop_sequences``.
+
+    Args:
+        body: The request.
+        model: Its model; what is left open there, the newest decides.
     """
     tool = _forced(body)
     if tool is not None:
@@ -44,9 +51,14 @@ def compose(body: Mapping[str, Any]) -> Answer:
         text = text[: text.index(stop)]
     pieces = tokens(text)
     limit = body.get("max_tokens", len(pieces))
-    if len(pieces) > limit or limit == 0:
-        return Answer("".join(pieces[:limit]), stop_reason="max_tokens")
-    return Answer(text, stop_reason="stop_sequence" if stop else "end_turn", stop_sequence=stop)
+    if limit == 0:
+        return Answer(stop_reason="max_tokens")
+    cut = len(pieces) > limit
+    before = [*map(_served, open_server_calls(body["messages"]).values()), *_thought(body, model or Model(""))]
+    said = blocks_of("".join(pieces[:limit]))
+    if cut:
+        return Answer([*before, *said], stop_reason="max_tokens")
+    return Answer([*before, *said], stop_reason="stop_sequence" if stop else "end_turn", stop_sequence=stop)
 
 
 def prefill(body: Mapping[str, Any]) -> str:
@@ -54,7 +66,52 @@ def prefill(body: Mapping[str, Any]) -> str:
     messages = body["messages"]
     if messages[-1]["role"] != "assistant":
         return ""
-    return _text(blocks_of(messages[-1]["content"]))
+    blocks = blocks_of(messages[-1]["content"])
+    if any(block.get("type") in SERVER_CALLS or is_server_result(str(block.get("type"))) for block in blocks):
+        return ""
+    return _text(blocks)
+
+
+def _thought(body: Mapping[str, Any], model: Model) -> Iterator[dict[str, Any]]:
+    """Yield the thinking that was asked for, empty where it is not shown."""
+    asked = body.get("thinking") or {}
+    if asked.get("type") in {"adaptive", "enabled"}:
+        shown = (asked.get("display") or model.display) != "omitted"
+        yield {"type": "thinking", "thinking": "Let me see what was said." if shown else ""}
+
+
+_SERVED: Final[Mapping[str, Any]] = {
+    "web_search": [
+        {
+            "type": "web_search_result",
+            "url": "https://example.org/ants",
+            "title": "Ants",
+            "encrypted_content": "b3BhcXVl",
+            "page_age": None,
+        }
+    ],
+    "web_fetch": {"type": "web_fetch_tool_result_error", "error_code": "url_not_accessible"},
+    "code_execution": {"type": "code_execution_result", "stdout": "", "stderr": "", "return_code": 0, "content": []},
+    "bash_code_execution": {
+        "type": "bash_code_execution_result",
+        "stdout": "",
+        "stderr": "",
+        "return_code": 0,
+        "content": [],
+    },
+    "text_editor_code_execution": {"type": "text_editor_code_execution_create_result", "is_file_update": False},
+    "advisor": {"type": "advisor_result", "text": "Go on."},
+}
+"""What server tools answer here."""
+
+
+def _served(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result of a server tool's call."""
+    block = {"type": result_kind(call), "tool_use_id": call["id"]}
+    if call["type"] == "mcp_tool_use":
+        return {**block, "is_error": False, "content": [{"type": "text", "text": "Done."}]}
+    found = {"type": "tool_search_tool_search_result", "tool_references": []}
+    return {**block, "content": _SERVED.get(call["name"], found)}
 
 
 def continuation(text: str, begun: str) -> str:

@@ -12,19 +12,26 @@ import email.message
 import json
 import socket
 import threading
+import time
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Self
 
 from conversation_store.testing import answers
 from conversation_store.testing.answers import Answer, Fault, Scripted
+from conversation_store.testing.binding import CONTROLS, Binder
+from conversation_store.testing.blocks import open_server_calls
+from conversation_store.testing.caching import Cache
 from conversation_store.testing.delivery import Delivery, Reply
 from conversation_store.testing.models import Model, catalogue
 from conversation_store.testing.offline import compose
 from conversation_store.testing.shapes import EVERY_BETA, Call, RejectionError, check_shape, fingerprint
+from conversation_store.testing.streams import Streaming, encode, event
 from conversation_store.testing.validation import VERSIONS, check
 from conversation_store.testing.wire import PATIENCE, GoneError, Headers, Request, Wire
 
@@ -32,6 +39,7 @@ KEY: Final = "sk-ant-loopback"
 """The key a `MessagesAPI` accepts unless it is given another."""
 LIMIT: Final = 32 * 1024 * 1024
 """The size of a request body the API takes at most, in bytes."""
+_CONTAINER_LIFE: Final = 30 * 24 * 3600
 _CHARSETS: Final = ("utf-8", "iso-8859-1", "us-ascii")
 _ROUTES: Final[Mapping[str, str]] = {
     "/v1/messages": "POST",
@@ -56,6 +64,9 @@ class MessagesAPI:
         strict: False accepts every JSON body that has messages.
         otherwise: What answers where nothing is scripted; the offline model when None.
         seed: Another seed makes other ids.
+        binding: Whether thinking is bound to what precedes it on every model that does so for newer accounts;
+            two models do so always.
+        clock: Tells the time in seconds; the prompt cache and containers live by it.
 
     Attributes:
         url: The base URL, without ``/v1``.
@@ -79,6 +90,8 @@ class MessagesAPI:
         strict: bool = True,
         otherwise: Scripted = None,
         seed: int = 0,
+        binding: bool = False,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.key = key
         self.models = catalogue(models)
@@ -91,8 +104,13 @@ class MessagesAPI:
         self._script: deque[Scripted] = deque()
         self._requests: list[Request] = []
         self._recalled: set[str] = set()
+        self._binder = Binder(binding=binding)
+        self._cache = Cache(clock)
+        self._clock = clock
+        self._containers: dict[str, float] = {}  # until when they live
+        self._made_ids = Counter[str]()
         self._open: dict[int, tuple[socket.socket, threading.Thread]] = {}
-        self._connections = self._unread = self._numbered = self._answered = 0
+        self._connections = self._unread = 0
         self._listener = socket.create_server((host, port), backlog=128)
         self._address: tuple[str, int] = self._listener.getsockname()[:2]
         self.url = f"http://{self._address[0]}:{self._address[1]}"
@@ -238,9 +256,8 @@ class MessagesAPI:
             self._closing.wait(fault.wait)
             return wire.end(hard=fault.hard)
         request = wire.read(self.limit)
+        request.id = self._new_id("req")
         with self._changed:
-            self._numbered += 1
-            request.id = answers.identifier("req", self.seed, self._numbered)
             self._requests.append(request)
             self._changed.notify_all()
         try:
@@ -271,9 +288,14 @@ class MessagesAPI:
             return _json(self._lookup(request))
         return self._made(request, self._take(lambda _: True))
 
+    def _new_id(self, prefix: str) -> str:
+        with self._changed:
+            self._made_ids[prefix] += 1
+            return answers.identifier(prefix, self.seed, self._made_ids[prefix])
+
     def _made(self, request: Request, scripted: Scripted) -> Reply:
         """Turn a scripted item into a reply."""
-        for each in (scripted, self.otherwise, lambda asked: compose(asked.body)):
+        for each in (scripted, self.otherwise, self._composed):
             found: Any = each
             if callable(found):
                 found = found(request)
@@ -287,19 +309,16 @@ class MessagesAPI:
         if isinstance(found, str):
             found = Answer(found)
         if isinstance(found, Answer) and found.body is None:
-            with self._changed:
-                self._answered += 1
-                own_id = answers.identifier("msg", self.seed, self._answered)
-            name = request.body.get("model", "")
-            model = self.models[name].id if name in self.models else name
-            message: Any = answers.complete(found, input_tokens=request.input_tokens, own_id=own_id, model=model)
-            return self._spoken(request, message, found.headers)
+            return self._spoken(request, self._completed(request, found), found)
         if isinstance(found, Mapping):
-            return self._spoken(request, found, {})
+            self._signed(request, found.get("content"), found.get("model"))
+            return self._spoken(request, found, Answer())
         body = found if isinstance(found, bytes) else found.body or b""
         streamed = body.startswith((b"event:", b"data:", b":"))
         with contextlib.suppress(ValueError, AttributeError):
-            self._recall(json.loads(body).get("content"))
+            message = json.loads(body)
+            self._recall(message.get("content"))
+            self._signed(request, message.get("content"), message.get("model"))
         headers = {"content-type": "text/event-stream" if streamed else "application/json"}
         return Reply(
             HTTPStatus.OK,
@@ -308,13 +327,55 @@ class MessagesAPI:
             streamed=streamed,
         )
 
-    def _spoken(self, request: Request, message: Mapping[str, Any], headers: Mapping[str, str]) -> Reply:
+    def _composed(self, request: Request) -> Answer:
+        return compose(request.body, self.models.get(request.body.get("model", "")))
+
+    def _completed(self, request: Request, answer: Answer) -> dict[str, Any]:
+        """Return the whole message of an answer: blocks filled in, thinking signed, what was cached counted."""
+        body = request.body
+        name = body.get("model", "")
+        model = self.models.get(name, Model(name))
+        waiting = open_server_calls(body["messages"]) if self.strict else {}
+        content = answers.filled(answer, waiting=waiting, new_id=self._new_id, model=model.id)
+        if self.strict:
+            content = self._signed(request, content, answer.model or model.id)
+        counted = self._cache.account(body if self.strict else {}, model, request.input_tokens)
+        answer = replace(answer, container=self._container(body, answer, content))
+        message = answers.complete(answer, content, counted=counted, own_id=self._new_id("msg"), model=model.id)
+        if message["stop_reason"] == "pause_turn" and self.strict:
+            self._binder.pause(body, content)
+        if CONTROLS in request.headers.get("anthropic-beta", ""):
+            message["input_transformations"] = list(request.transformations)
+        return message
+
+    def _signed(self, request: Request, content: Any, model: Any) -> list[dict[str, Any]]:
+        """Return an answer's blocks, thinking signed; what was signed already is remembered as it is."""
+        if not self.strict or not isinstance(content, list) or not all(isinstance(each, dict) for each in content):
+            return []
+        told = request.transformations
+        dropped = frozenset(each["path"] for each in told if each["reason"] == "prefix_binding_mismatch")
+        return self._binder.sign(request.body, content, str(model), dropped)
+
+    def _container(self, body: Mapping[str, Any], answer: Answer, content: list[dict[str, Any]]) -> Any:
+        """Return the container an answer names, its life begun."""
+        asked = body.get("container")
+        named = answer.container or (asked.get("id") if isinstance(asked, dict) else asked)
+        if isinstance(named, Mapping) or not (named or answers.runs_code(content)):
+            return named
+        key = named or self._new_id("container")
+        with self._changed:
+            until = self._containers.setdefault(key, self._clock() + _CONTAINER_LIFE)
+        expires = datetime.fromtimestamp(until, UTC).isoformat().replace("+00:00", "Z")
+        return {"id": key, "expires_at": expires, "skills": None}
+
+    def _spoken(self, request: Request, message: Mapping[str, Any], answer: Answer) -> Reply:
         self._recall(message.get("content"))
         if request.body.get("stream"):
             usual = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
-            pieces = tuple(answers.stream(message))
-            return Reply(HTTPStatus.OK, usual | dict(headers), pieces, streamed=True)
-        return _json(message, headers)
+            how: Streaming = answer.streaming
+            headers = usual | dict(answer.headers)
+            return Reply(HTTPStatus.OK, headers, tuple(how.events(message)), streamed=True, pause=how.pause)
+        return _json(message, answer.headers)
 
     def _recall(self, content: Any) -> None:
         """Remember the blocks of an answer that the API would refuse from anybody else."""
@@ -349,7 +410,7 @@ class MessagesAPI:
             reply = self._made(request, fault.answer)
         if fault.events is not None and reply.streamed:
             error = answers.error_body(fault.kind or "overloaded_error", fault.message, request.id)
-            broken = answers.event("error", error=error["error"], request_id=request.id)
+            broken = event("error", error=error["error"], request_id=request.id)
             reply = reply._replace(pieces=(*reply.pieces[: fault.events], broken))
         return reply._replace(fault=fault, headers=reply.headers | dict(fault.headers))
 
@@ -378,15 +439,24 @@ class MessagesAPI:
             return
         request.body = _decoded(request, self.limit)
         betas = frozenset(filter(None, map(str.strip, request.headers.get("anthropic-beta", "").split(","))))
-        call = Call(version, betas, request.path.endswith("count_tokens"), self._recalls)
+        call = Call(version, betas, request.path.endswith("count_tokens"), self._recalls, self._binder.continued)
         if self.strict:
             check(request.body, call, self.models)
             model = self.models[request.body["model"]]
             size = request.input_tokens
             if size > model.context:
                 raise RejectionError(f"prompt is too long: {size} tokens > {model.context} maximum")
+            self._check_container(request.body.get("container"))
+            request.transformations = tuple(self._binder.check(request.body, model))
         elif not isinstance(request.body, dict) or not request.body.get("messages"):
             raise RejectionError("messages: at least one message is required")
+
+    def _check_container(self, asked: Any) -> None:
+        named = asked.get("id") if isinstance(asked, dict) else asked
+        with self._changed:
+            expired = self._containers.get(named or "", self._clock() + 1) <= self._clock()
+        if expired:
+            raise RejectionError(f"container: Container {named} has expired")
 
     def _check_route(self, request: Request) -> None:
         parent, _, name = request.path.rpartition("/")
@@ -413,7 +483,7 @@ class MessagesAPI:
 
 def _json(value: Any, headers: Mapping[str, str] | None = None, status: int = HTTPStatus.OK) -> Reply:
     usual = {"content-type": "application/json"} | dict(headers or {})
-    return Reply(status, usual, (answers.encode(value),))
+    return Reply(status, usual, (encode(value),))
 
 
 def _error(

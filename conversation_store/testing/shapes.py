@@ -45,12 +45,14 @@ class Call:
         betas: The ids of the ``anthropic-beta`` header.
         counting: True for ``count_tokens``.
         recalled: Whether a block came from this API; such a block is taken back whatever it holds.
+        continued: Whether messages continue a turn this API paused: True as it was, False changed, None not at all.
     """
 
     version: str = "2026-10-21"
     betas: frozenset[str] = frozenset()
     counting: bool = False
     recalled: Callable[[Mapping[str, Any]], bool] = field(default=lambda _: False)
+    continued: Callable[[Sequence[Mapping[str, Any]]], bool | None] = field(default=lambda _: None)
 
 
 Shape: TypeAlias = Callable[[Any, str, Call], None]

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, NoReturn
 
 from conversation_store.testing import images
+from conversation_store.testing.blocks import SERVER_CALLS, blocks_of, is_server_result
+from conversation_store.testing.caching import automatic, lifetimes, prompt
 from conversation_store.testing.models import Model
 from conversation_store.testing.shapes import Call, RejectionError, check_shape, reject
 
@@ -109,13 +111,6 @@ def check(body: Any, call: Call, models: Mapping[str, Model]) -> None:
     question = Question(body, model, call, tuple(_place(body["messages"])))
     for rule in RULES:
         rule(question)
-
-
-def blocks_of(content: Any) -> Sequence[Mapping[str, Any]]:
-    """Return content as blocks: a string is one text block, nothing is none."""
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}] if content else []
-    return content or []
 
 
 def _place(messages: Sequence[Mapping[str, Any]]) -> Iterator[Placed]:
@@ -355,7 +350,7 @@ def _system_messages(question: Question) -> None:
 def _may_precede_system(message: Mapping[str, Any]) -> bool:
     if message["role"] == "assistant":
         blocks = blocks_of(message["content"])
-        return bool(blocks) and _is_server_result(str(blocks[-1].get("type")))
+        return bool(blocks) and is_server_result(str(blocks[-1].get("type")))
     return True
 
 
@@ -455,21 +450,27 @@ def _results(question: Question) -> None:
 
 def _markers(question: Question) -> None:
     """
-    There are four cache markers at most, the long-lived first.
+    There are four cache markers at most, the long-lived first; the automatic one agrees with what it falls on.
 
     Source: Messages API documentation, prompt caching.
     """
     body = question.body
-    system = body.get("system")
-    marked: list[Mapping[str, Any]] = [*(body.get("tools") or ())]
-    marked += system if isinstance(system, list) else []
-    marked += [block for block, _ in _everything(question)]
-    markers = [block["cache_control"] for block in marked if block.get("cache_control")]
-    count = len(markers) + bool(body.get("cache_control"))
-    if count > _MARKERS:
-        raise RejectionError(f"A maximum of {_MARKERS} blocks with cache_control may be provided. Found {count}.")
-    lifetimes = [marker.get("ttl", "5m") for marker in markers]
-    if "5m" in lifetimes and "1h" in lifetimes[lifetimes.index("5m") :]:
+    parts = list(prompt(body))
+    found = [list(lifetimes(each.block)) for each in parts]
+    markers = [lifetime for each in found for lifetime in each]
+    if body.get("cache_control"):
+        wanted, place = body["cache_control"].get("ttl", "5m"), automatic(body)
+        there = found[place] if place is not None else [wanted]
+        if len(markers) >= _MARKERS or not there:
+            at = sum(map(len, found[: (place or 0) + 1]))
+            markers.insert(at, wanted)
+        elif there[-1] != wanted:
+            raise reject("cache_control", f"the last block already has a cache_control with ttl='{there[-1]}'")
+    if len(markers) > _MARKERS:
+        raise RejectionError(
+            f"A maximum of {_MARKERS} blocks with cache_control may be provided. Found {len(markers)}."
+        )
+    if "5m" in markers and "1h" in markers[markers.index("5m") :]:
         raise RejectionError("a ttl='1h' cache_control block must not come after a ttl='5m' cache_control block")
 
 
@@ -585,10 +586,6 @@ def _answered(turn: Sequence[Placed], open_calls: Mapping[str, Placed]) -> set[s
     return answered
 
 
-def _is_server_result(kind: str) -> bool:
-    return kind.endswith("_tool_result")
-
-
 def _server_tools(question: Question) -> None:
     """
     A server tool's result comes after its call in the same open turn; only the last turn may wait for one.
@@ -601,9 +598,9 @@ def _server_tools(question: Question) -> None:
             for each in open_calls.values():
                 _without_result(each, "")
         for each in turn:
-            if each.type in {"server_tool_use", "mcp_tool_use"}:
+            if each.type in SERVER_CALLS:
                 open_calls[each.block["id"]] = each
-            elif _is_server_result(each.type):
+            elif is_server_result(each.type):
                 key = each.block["tool_use_id"]
                 if open_calls.pop(key, None) is None:
                     raise reject(
@@ -626,6 +623,63 @@ def _without_result(each: Placed, more: str) -> NoReturn:
     )
 
 
+def _programmatic(question: Question) -> None:
+    """
+    A call made by running code is answered in text, and while it is pending the container is named.
+
+    Source: Messages API documentation, programmatic tool calling.
+    """
+    running = set[str]()
+    called: dict[str, str] = {}
+    for role, turn in question.turns:
+        for each in turn:
+            if role == "user" and each.type == "tool_result" and called.get(each.block["tool_use_id"]) in running:
+                content = each.block.get("content")
+                if isinstance(content, list) and any(block.get("type") != "text" for block in content):
+                    reason = "only text is permitted in the result of a programmatic tool call"
+                    raise reject(f"{each.path}.tool_result.content", reason)
+            elif each.type in SERVER_CALLS:
+                running.add(each.block["id"])
+            elif is_server_result(each.type):
+                running.discard(each.block["tool_use_id"])
+            elif each.type == "tool_use":
+                called[each.block["id"]] = (each.block.get("caller") or {}).get("tool_id", "")
+    container = question.body.get("container")
+    named = container.get("id") if isinstance(container, dict) else container
+    if not named and running & set(called.values()) and not question.call.counting:
+        raise RejectionError(
+            "container_id is required when there are pending tool uses generated by code execution with tools."
+        )
+
+
+def _toolsets(question: Question) -> None:
+    """
+    The result of a toolset's member names the toolset, and holds text and images, or one state of the browser.
+
+    Source: Messages API documentation, computer and browser toolsets.
+    """
+    calls = {each.block["id"]: each.block for each in question.placed if each.type == "tool_use"}
+    for each in question.placed:
+        if each.type != "tool_result":
+            continue
+        wanted = calls.get(each.block["tool_use_id"], {}).get("toolset_name")
+        given = each.block.get("toolset_name")
+        if given != wanted:
+            reason = (
+                f"Input should be '{wanted}', as in the `tool_use` block" if wanted else "the call names no toolset"
+            )
+            raise reject(f"{each.path}.tool_result.toolset_name", reason)
+        content = each.block.get("content")
+        kinds = [str(block.get("type")) for block in content] if isinstance(content, list) else []
+        states = kinds.count("browser_state")
+        if states and (wanted != "browser" or states > 1 or each.block.get("is_error")):
+            reason = "one `browser_state` is permitted, in a `browser` result that is no error"
+            raise reject(f"{each.path}.tool_result.content", reason)
+        if wanted and set(kinds) - {"text", "image", "browser_state"}:
+            reason = "only `text` and `image` blocks are permitted in the result of a toolset"
+            raise reject(f"{each.path}.tool_result.content", reason)
+
+
 # -- the final assistant message -----------------------------------------------------------------------------
 
 
@@ -640,7 +694,16 @@ def _prefill(question: Question) -> None:
         return
     blocks = blocks_of(last["content"])
     kind = str(blocks[-1].get("type")) if blocks else ""
-    if kind in {"server_tool_use", "mcp_tool_use", "compaction", "fallback"} or _is_server_result(kind):
+    continued = question.call.continued(question.messages)
+    if continued is False:
+        reason = "a paused turn must be continued as it was answered, after the same messages"
+        raise reject(f"messages.{len(question.messages) - 1}", reason)
+    if (
+        continued
+        or question.body.get("compaction")
+        or kind in {"server_tool_use", "mcp_tool_use", "compaction", "fallback"}
+        or is_server_result(kind)
+    ):
         return
     credit = "fallback_credit_token" in question.body
     if not question.model.prefill and not credit:
@@ -679,6 +742,8 @@ RULES: Final = (
     _media,
     _client_tools,
     _server_tools,
+    _programmatic,
+    _toolsets,
     _prefill,
 )
 """Every rule beyond the shape, in the order they are looked at."""

@@ -72,6 +72,7 @@ class Request:
         id: The ``request-id`` of the answer.
         status: The status it was answered with; None while it is not, and where no status was sent.
         response: The body bytes sent back, also where they were cut.
+        transformations: What became of thinking that did not fit, as ``input_transformations`` tells it.
     """
 
     method: str
@@ -84,6 +85,7 @@ class Request:
     id: str = ""
     status: int | None = None
     response: bytes = field(default=b"", repr=False)
+    transformations: tuple[Mapping[str, str], ...] = field(default=(), repr=False)
 
     @cached_property
     def body(self) -> Any:

@@ -383,7 +383,7 @@ def test_a_conversation_deleted_whole_cannot_be_seen(kept: Kept) -> None:
 
 
 def test_a_chain_computed_anew_cannot_be_seen(kept: Kept) -> None:
-    """Whoever rewrites an entry and every digest after it makes a log that fits: the old head kept elsewhere does not."""
+    """Whoever rewrites an entry and all digests after it makes a log that fits; an old head kept elsewhere shows it."""
     old_head = kept.store.get(kept.id).head
     body, salt = b'{"role":"user","content":"Never said"}', bytes(32)
     with kept.engine.begin() as connection:

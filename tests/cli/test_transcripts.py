@@ -169,7 +169,6 @@ def test_a_changed_record_is_found(tmp_path: Path) -> None:
 def hostile(url: str) -> Conversation:
     """Keep a conversation in which everything that can be is hostile."""
     nasty = terminals.HOSTILE
-    name = nasty.replace("\0", "")
     blocks: list[dict[str, Any]] = [
         {"type": "text", "text": nasty},
         {"type": "thinking", "thinking": nasty, "signature": nasty},
@@ -181,9 +180,9 @@ def hostile(url: str) -> Conversation:
         {"type": "image", "source": nasty},
     ]
     lone = json.dumps([{"type": "text", "text": nasty + "\ud800 \udfff"}]).encode()
-    message = {"id": name, "type": "message", "role": "assistant", "model": name, "stop_reason": name}
+    message = {"id": nasty, "type": "message", "role": "assistant", "model": nasty, "stop_reason": nasty}
     raw = json.dumps(message).encode()[:-1] + b',"content":' + lone + b"}"
-    answers = (Answer(blocks, model=name, stop_reason=name), Answer(body=raw), Fault.status(400, message=nasty))
+    answers = (Answer(blocks, model=nasty, stop_reason=nasty), Answer(body=raw), Fault.status(400, message=nasty))
     with talking(url, *answers) as (store, _):
         chat = store.open("k" + nasty, model=MODEL, max_tokens=64, system=nasty)
         chat.label(title=nasty, metadata={nasty: nasty})
