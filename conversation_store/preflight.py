@@ -19,6 +19,7 @@ from conversation_store.history import History
 from conversation_store.record import canonical, codec
 from conversation_store.record.blocks import ABSENT
 from conversation_store.record.codec import Content
+from conversation_store.record.exchange import State
 from conversation_store.record.turns import Origin, fields_of
 from conversation_store.storage import identity
 
@@ -101,7 +102,7 @@ def plan(history: History, said: Said) -> Planned:
     for name, value in said.overrides.items():
         if value is ABSENT and name not in {"version", "betas"}:
             raise ContentError(name, "an override replaces a setting and removes none: use update()")
-    overrides, secrets = Settings().updated(said.overrides)
+    overrides, secrets = Settings().updated({**_carried_on(history), **said.overrides})
     body = requests.merged(settings.body, overrides.body, stream=said.stream)
     version, betas = history.headers_for(settings, overrides)
     new = said.wires(messages.count)
@@ -153,6 +154,26 @@ def plan(history: History, said: Said) -> Planned:
         model=str(params.get("model", "")),
         stream=said.stream,
     )
+
+
+def _carried_on(history: History) -> Mapping[str, Any]:
+    """
+    Name the container in which code waits for the results of its calls: it must go along with them.
+
+    Source: Messages API documentation, Programmatic tool calling, 2026-10.
+    """
+    messages = history.messages
+    if not messages.calling or messages.calling[-1] not in messages.last_spoken:
+        return {}
+    last = history.newest_exchange()
+    if last is None or "container" in history.settings.params:
+        return {}
+    if last.state is State.ANSWERED:
+        container = history.outcome(last)[1].get("envelope", {}).get("container")
+        name = container.get("id") if isinstance(container, Mapping) else None
+    else:
+        name = history.overrides_of(last).get("container")
+    return {"container": name} if isinstance(name, str) else {}
 
 
 def binding(history: History) -> list[Finding]:

@@ -344,6 +344,8 @@ RETURNED: Final[Sequence[tuple[Callable[..., Any], Mapping[str, Any]]]] = (
     (lambda needed: needed, {"is_error": True}),
     (lambda: [{"type": "no such kind"}], {"is_error": True}),
     (lambda: "", {"content": ""}),
+    (lambda: {1: 2}, {"content": "{1: 2}"}),
+    (lambda: {"type": "image", "source": {"type": "base64"}}, {"is_error": True}),
 )
 
 
