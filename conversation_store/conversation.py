@@ -404,7 +404,7 @@ class Conversation:
         def begin(paused: Reply | None, rounds: Iterator[int] = iter(range(MOST_PAUSES))) -> Pending | None:  # noqa: B008
             if paused is None:
                 return self._begin(said, terms, idempotency_key, wait, on_unknown)
-            return None if next(rounds, None) is None else self._continued(paused, said, terms)
+            return None if next(rounds, None) is None else self._continued(paused, said, terms, on_unknown)
 
         return Stream(self._history, client, begin, lease=terms.lease, mode=journal, on_unknown=on_unknown)
 
@@ -506,13 +506,13 @@ class Conversation:
             ContentError: There is nothing to try again: the last exchange was answered, or there is none.
             As ``send``.
         """
-        client = self._client()
+        self._client()
         self.refresh()
         self._history.refuse_busy()
         last = self._history.newest_exchange()
         if last is None or (last.state is State.ANSWERED and last.turn is not None):
             raise ContentError("", "there is nothing to try again: the last exchange was answered, or there is none")
-        return self._send(pending.again(self._history, last, overrides, self._terms(client)), client, "raise")
+        return self._tried_again(last, overrides)
 
     def recover(self, action: Recovery = "resend") -> Reply | None:
         """
@@ -540,8 +540,7 @@ class Conversation:
         if abandoned:
             lost = known.exchange(known.head.pending_position)
             if action == "resend":
-                client = self._client()
-                return self._send(pending.again(known, lost, {}, self._terms(client)), client, "raise")
+                return self._tried_again(lost, {})
             self._give_up(lost, keep=action == "keep_partial")
         return self._go_on_from_partial() if action == "keep_partial" else None
 
@@ -657,8 +656,10 @@ class Conversation:
 
     def _known_by(self, key: str, said: Said, terms: Terms, on_unknown: OnUnknown) -> Pending | None:
         last = pending.by_key(self._history, key, said)
-        if last is None:
-            return None
+        return None if last is None else self._settled(last, said, terms, on_unknown)
+
+    def _settled(self, last: Exchange, said: Said, terms: Terms, on_unknown: OnUnknown) -> Pending:
+        """Give what an exchange begun before has come to; try it again where that cannot be billed twice unasked."""
         if last.state is State.PENDING:
             raise BusyError(self.id, self._history.kept.lease_until)
         if last.state in {State.ANSWERED, State.REFUSED}:
@@ -671,27 +672,38 @@ class Conversation:
             raise UnknownOutcomeError(self.id, last.position, last.state)
         return pending.again(self._history, last, {}, terms, stream=said.stream)
 
+    def _tried_again(self, old: Exchange, changes: Mapping[str, Any]) -> Reply:
+        client = self._client()
+        terms = self._terms(client)
+        reply = self._send(pending.again(self._history, old, changes, terms), client, "raise")
+        said = Said(overrides={**self._history.overrides_of(reply.exchange)})
+        return self._to_its_end(reply, said, client, terms, "raise")
+
     def _to_its_end(self, reply: Reply, said: Said, client: Client, terms: Terms, on_unknown: OnUnknown) -> Reply:
         """Go on with a paused answer until it is not, each time an exchange of its own; up to ``MOST_PAUSES``."""
         before: list[Reply] = []
         while reply.stop_reason == "pause_turn" and len(before) < MOST_PAUSES:
+            following = self._continued(reply, said, terms, on_unknown)
+            if following is None:
+                break
             before.append(reply)
-            reply = self._send(self._continued(reply, said, terms), client, on_unknown)
+            reply = self._send(following, client, on_unknown)
         return evolve(reply, before=tuple(before)) if before else reply
 
-    def _continued(self, paused: Reply, said: Said, terms: Terms) -> Pending:
-        """Begin the exchange that goes on with a paused answer, or find it where it was begun before."""
+    def _continued(self, paused: Reply, said: Said, terms: Terms, on_unknown: OnUnknown) -> Pending | None:
+        """Begin the exchange that goes on with a paused answer, or find it; None where more was said since."""
         known = self._history
         position = paused.exchange.position
         with known.database.read() as connection:
             following = ledger.after(connection, self.id, position)
-        if following is not None and history.continues(known.entry(following.position)) == position:
-            following = known.as_of_now(following)
-            if following.state in {State.ANSWERED, State.REFUSED}:
-                answered = Pending(known, following)
-                answered.reply = known.reply(following)
-                return answered
-            return pending.again(known, following, {}, terms, stream=said.stream)
+            newest = None if following is None else ledger.newest_try(connection, self.id, following.position)
+        if newest is not None and following is not None:
+            if history.continues(known.entry(following.position)) == position:
+                return self._settled(known.as_of_now(newest), said, terms, on_unknown)
+            return None
+        turn = paused.turn
+        if turn is None or known.messages.places[-1:] != [(turn.conversation, turn.position)]:
+            return None
         overrides = {**said.overrides}
         container = paused.fields.get("container")
         if isinstance(container, Mapping) and "container" not in known.settings.params:

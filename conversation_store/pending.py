@@ -28,7 +28,7 @@ from conversation_store.errors import (
 )
 from conversation_store.history import History, Uses, turn_draft
 from conversation_store.outcomes import Answer
-from conversation_store.preflight import Planned, Said
+from conversation_store.preflight import Planned, Said, fields_for
 from conversation_store.record import canonical, chain, splices, view
 from conversation_store.record.chain import Entry, draft
 from conversation_store.record.exchange import Attempt, Exchange, State
@@ -357,7 +357,7 @@ def begin(
         else:
             fields |= {"turn": position, "last": position}
         uses[len(drafts)] = message.blobs
-        drafts.append(turn_draft({"origin": origin.value}, message, at))
+        drafts.append(turn_draft(fields_for(origin, message), message, at))
     if continues is not None:
         fields["continues"] = continues
     beginning = _Beginning(drafts=drafts, uses=uses, fields=fields, at=at, key=key, retry_of=retry_of)

@@ -141,7 +141,7 @@ def plan(history: History, said: Said) -> Planned:
     history.secrets |= secrets
     return Planned(
         request=messages.request(
-            [_part(history, each) for each in detached],
+            [_part(history, origin, each) for (origin, _), each in zip(new, detached, strict=True)],
             body,
             version=version,
             betas=betas,
@@ -220,8 +220,18 @@ def _final_content(history: History, new: Sequence[tuple[Origin, bytes]]) -> Any
     return canonical.object_of(wire).get("content")
 
 
-def _part(history: History, message: Detached) -> requests.Part:
-    return requests.part_of(canonical.header(message.fields()), message.body, message.inserts(history.database))
+def fields_for(origin: Origin, message: Detached) -> dict[str, Any]:
+    """Write whose a new turn is; one of results alone goes before what the user said beside it."""
+    fields: dict[str, Any] = {"origin": origin.value}
+    if origin is Origin.TOOL:
+        blocks = canonical.object_of(message.body)["content"]
+        fields |= {"gather": True} if all(block.get("type") == "tool_result" for block in blocks) else {}
+    return fields
+
+
+def _part(history: History, origin: Origin, message: Detached) -> requests.Part:
+    header = canonical.header({**fields_for(origin, message), **message.fields()})
+    return requests.part_of(header, message.body, message.inserts(history.database))
 
 
 def message_faults(wire: bytes, path: str) -> list[Finding]:

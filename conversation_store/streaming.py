@@ -62,6 +62,7 @@ class Stream:
         self._round: _Round | None = None
         self._events: Iterator[Event] | None = None
         self._replies: list[Reply] = []
+        self._recorded: list[str] = []
 
     def __enter__(self) -> Self:
         """
@@ -78,10 +79,11 @@ class Stream:
     def _open(self, pending: Pending | None) -> None:
         """Send a request; none where the answer is known already."""
         self._round = None
+        while pending is not None and (known := pending.reply) is not None:
+            self._replies.append(known)
+            self._recorded.append(known.text)
+            pending = self._begin(known) if known.stop_reason == "pause_turn" else None
         if pending is None:
-            return
-        if pending.reply is not None:
-            self._replies.append(pending.reply)
             return
         try:
             request = pending.request
@@ -128,6 +130,8 @@ class Stream:
         if self._events is None:
             yield from (reply.text for reply in self._replies)
             return
+        while self._recorded:
+            yield self._recorded.pop(0)
         held = ""
         for event in self:
             if isinstance(event, TextDelta) and event.text:

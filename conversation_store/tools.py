@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 
 from conversation_store.errors import ContentError
 from conversation_store.record import canonical, codec
-from conversation_store.record.blocks import Block, ToolUse
+from conversation_store.record.blocks import Block, ToolResult, ToolUse
 
 Tool: TypeAlias = Callable[..., Any]
 """A function that takes a call's input as keyword arguments and returns what its result says."""
@@ -36,7 +36,8 @@ def run(call: ToolUse, tools: Mapping[str, Tool]) -> tuple[object, bool]:
         return "the input of a tool is a JSON object", True
     try:
         content = content_of(tool(**call.input))
-        canonical.dumps(codec.tool_result_content(content))  # what cannot be a result is the tool's error
+        # What cannot be a result is the tool's error.
+        codec.wire("user", (ToolResult(call.id, codec.tool_result_content(content)),))  # type: ignore[arg-type]
         return content, False
     except Exception as error:  # noqa: BLE001 - the model must get an answer, and may try otherwise
         return f"{type(error).__name__}: {error}", True

@@ -194,6 +194,20 @@ def test_results_said_in_one_go(chat: Conversation, store: Store, api: MessagesA
     sound(store, chat)
 
 
+def test_results_given_by_send_come_before_what_the_user_said(
+    chat: Conversation, store: Store, api: MessagesAPI
+) -> None:
+    """The user's words between a result given alone and one given by send stand after both."""
+    api.answer(Answer([call("toolu_1"), call("toolu_2")]))
+    chat.send("Weather?")
+    chat.tool_result("toolu_1", "one")
+    chat.user("Well?")
+    chat.send({"type": "tool_result", "tool_use_id": "toolu_2", "content": "two"})
+    kinds = [block["type"] for message in asked(api)[2:] for block in message["content"]]
+    assert kinds == ["tool_result", "tool_result", "text"]
+    sound(store, chat)
+
+
 @pytest.mark.parametrize("wrong", ["toolu_9", "toolu_1", ""], ids=["unknown", "answered", "empty"])
 def test_a_result_nobody_asked_for_is_refused(chat: Conversation, api: MessagesAPI, wrong: str) -> None:
     """A result with another id is refused before it is written, in the API's words, by each door."""

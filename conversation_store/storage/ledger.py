@@ -136,8 +136,14 @@ def by_key(connection: Connection, of: UUID, key: str) -> tuple[int, Exchange] |
     first = connection.execute(_by_key, {"of": of.bytes, "key": key.encode()}).scalar()
     if first is None:
         return None
+    newest = newest_try(connection, of, first)
+    return None if newest is None else (first, newest)
+
+
+def newest_try(connection: Connection, of: UUID, first: int) -> Exchange | None:
+    """Read the newest exchange that tries another one again, or that one itself."""
     row = connection.execute(_newest_try, {"of": of.bytes, "first": first}).first()
-    return None if row is None else (first, _exchange(row))
+    return None if row is None else _exchange(row)
 
 
 def _exchange(row: Row[Any]) -> Exchange:

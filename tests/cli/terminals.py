@@ -83,7 +83,7 @@ def run(
     """Run a command with pipes."""
     data = said.encode() if isinstance(said, str) else said
     return subprocess.run(
-        command(*arguments), input=data, capture_output=True, env=environment(env), check=False, timeout=60
+        command(*arguments), input=data, capture_output=True, env=environment(env), check=False, timeout=120
     )
 
 
@@ -130,7 +130,7 @@ class Terminal:
         """Everything written so far."""
         return self.written.decode("utf-8", "surrogateescape")
 
-    def until(self, text: str, timeout: float = 20) -> str:
+    def until(self, text: str, timeout: float = 60) -> str:
         """Wait until *text* is written, after what was waited for before; give everything since then."""
         if not self._comes(text, timeout):
             raise AssertionError(f"{text!r} did not come; the screen is {self.screen!r}")
@@ -163,7 +163,7 @@ class Terminal:
         """Do what Ctrl-C does."""
         self.process.send_signal(signal.SIGINT)
 
-    def end(self, timeout: float = 20) -> int:
+    def end(self, timeout: float = 60) -> int:
         """Read the rest and give the exit code."""
         deadline = time.monotonic() + timeout
         while self._more(deadline - time.monotonic()):

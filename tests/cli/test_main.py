@@ -19,7 +19,9 @@ NAMES = ("demo", "chat", "list", "show", "verify", "replay", "db")
 def python(code: str) -> subprocess.CompletedProcess[str]:
     """Run a line of Python in a process of its own."""
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, env=terminals.environment(), check=False, timeout=60)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=terminals.environment(), check=False, timeout=120
+    )
 
 
 def test_help_names_everything() -> None:
