@@ -730,7 +730,13 @@ class Conversation:
             # Ctrl-C: what became of the request is as unknown as after a lost connection.
             begun.fail(APIError(f"stopped by {type(error).__name__}"))
             raise
-        return begun.finish(answer.body, attempts=answer.attempts)
+        try:
+            return begun.finish(answer.body, attempts=answer.attempts)
+        except Exception:
+            raise
+        except BaseException:
+            begun.finish()  # it has arrived and was paid for: it is saved before Ctrl-C goes on
+            raise
 
     # --- turns -----------------------------------------------------------------------------------------------------
 

@@ -38,9 +38,9 @@ def run(call: ToolUse, tools: Mapping[str, Tool]) -> tuple[object, bool]:
         content = content_of(tool(**call.input))
         # What cannot be a result is the tool's error.
         codec.wire("user", (ToolResult(call.id, codec.tool_result_content(content)),))  # type: ignore[arg-type]
-        return content, False
     except Exception as error:  # noqa: BLE001 - the model must get an answer, and may try otherwise
         return f"{type(error).__name__}: {error}", True
+    return content, False
 
 
 def content_of(returned: object) -> object:

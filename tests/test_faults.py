@@ -95,7 +95,7 @@ def answer_for(ask: Ask) -> tuple[bytes, str]:
 @contextmanager
 def conversing(url: str, base_url: str, **more: Any) -> Iterator[Conversation]:
     """Give a new conversation whose client tries twice and never really waits."""
-    given = {"timeout": 20, "max_attempts": 2, "clock": Clock(sleep=lambda _: None)} | more
+    given: dict[str, Any] = {"timeout": 20, "max_attempts": 2, "clock": Clock(sleep=lambda _: None)} | more
     with Client(KEY, base_url=base_url, **given) as client, Store(url, client=client) as store:
         yield store.open("telegram:42", **SETTINGS)
 
@@ -284,9 +284,7 @@ def without_tls() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("place", [nobody, deaf, without_tls], ids=["refused", "connect timeout", "no TLS"])
-def test_without_a_connection_nothing_was_sent(
-    database_url: str, ask: Ask, place: Callable[[], Any]
-) -> None:
+def test_without_a_connection_nothing_was_sent(database_url: str, ask: Ask, place: Callable[[], Any]) -> None:
     """What never connected did not run: it is tried again freely, and recorded as not billed."""
     with place() as url, conversing(database_url, url, connect_timeout=0.2) as chat:
         with pytest.raises(NotSentError) as caught:
@@ -433,9 +431,11 @@ class Recorded:
 @cache
 def recorded(form: str) -> Sequence[Recorded]:
     """Choose the smallest recorded answers, no more than three of the same make."""
-    found = sorted(map(_blocking if form == "send" else _streamed, lines(_FILES[form])), key=lambda each: len(each.body))
+    found = sorted(
+        map(_blocking if form == "send" else _streamed, lines(_FILES[form])), key=lambda each: len(each.body)
+    )
     makes: dict[tuple[str, ...], int] = {}
-    chosen = []
+    chosen: list[Recorded] = []
     for each in found:
         make = tuple(block["type"] for block in json.loads(each.content))
         makes[make] = makes.get(make, 0) + 1
@@ -530,16 +530,18 @@ def hold(chat: Conversation, ask: Ask, n: int, cut: Cut) -> None:
     except NoAnswerError:
         assert cut.at < cut.wire.head, where
         assert chat.exchanges[0].state == "failed", where
+        return
     except InterruptedAnswerError as error:
-        (exchange,) = chat.exchanges
-        assert not cut.whole, where
-        assert error.partial == cut.answer.body[: cut.arrived], where
-        assert partial(chat, exchange) == error.partial, where
-        assert (exchange.state, exchange.turn, len(chat.turns)) == ("interrupted", None, 1), where
+        arrived = error.partial
     else:
         assert cut.whole, where
         assert reply.exchange.state == "answered", where
         assert reply.raw_content == cut.answer.content, where
+        return
+    (exchange,) = chat.exchanges
+    assert not cut.whole, where
+    assert arrived == partial(chat, exchange) == cut.answer.body[: cut.arrived], where
+    assert (exchange.state, exchange.turn, len(chat.turns)) == ("interrupted", None, 1), where
 
 
 @requires_corpus

@@ -33,7 +33,7 @@ def test_every_python_block_runs_as_printed(
         monkeypatch.setenv("ANTHROPIC_API_KEY", api.key)
         monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
         for source in blocks("python"):
-            exec(compile(source, str(README), "exec"), names)  # noqa: S102 - that is the test
+            exec(compile(source, str(README), "exec"), names)  # that is the test
         names["store"].close()
         names["later"]._history.database.close()
         shown = [turn.origin for turn in names["later"].turns[:2]]

@@ -13,7 +13,6 @@ from conversation_store import Client, Conversation, Reply, Store
 from conversation_store.api.retry import Clock
 from conversation_store.conversation import MOST_PAUSES
 from conversation_store.errors import (
-    BadRequestError,
     BusyError,
     InterruptedAnswerError,
     NoAnswerError,
@@ -23,6 +22,7 @@ from conversation_store.errors import (
     UnknownOutcomeError,
 )
 from conversation_store.record import canonical
+from conversation_store.storage.engine import Database
 from conversation_store.storage.tables import conversation as conversation_table
 from conversation_store.testing import Answer, Fault, MessagesAPI
 from tests.faulty import FaultyAPI, Sent, framed
@@ -139,7 +139,7 @@ def sound(store: Store, chat: Conversation) -> None:
     ids=["end_turn", "stop_sequence", "max_tokens", "a call before the cut", "context window", "unknown"],
 )
 def test_words_are_appended_whatever_stopped_them(
-    chat: Conversation, store: Store, api: MessagesAPI, ask: Ask, content: Any, stop_reason: str, stop_sequence: Any
+    chat: Conversation, store: Store, api: MessagesAPI, *, ask: Ask, content: Any, stop_reason: str, stop_sequence: Any
 ) -> None:
     """An answer with words is a turn, and its reason is kept as it came, also one nobody knows."""
     api.answer(Answer(content, stop_reason=stop_reason, stop_sequence=stop_sequence))
@@ -159,7 +159,7 @@ def test_words_are_appended_whatever_stopped_them(
 @pytest.mark.parametrize("stop_reason", ["max_tokens", "model_context_window_exceeded"])
 @pytest.mark.parametrize("before", [[], [text("Let me see.")], [call("toolu_0")]], ids=["alone", "words", "a call"])
 def test_a_call_that_was_cut_off_is_never_sent(
-    chat: Conversation, store: Store, api: MessagesAPI, ask: Ask, before: list[Any], stop_reason: str
+    chat: Conversation, store: Store, api: MessagesAPI, *, ask: Ask, before: list[Any], stop_reason: str
 ) -> None:
     """A limit in the middle of a call leaves no turn and no call to answer; it is tried again with more room."""
     content = [*before, {**call(), "input": {}}]
@@ -218,7 +218,7 @@ def test_a_refusal_is_recorded_and_leaves_the_view(
 @pytest.mark.parametrize("content", [[], [text("")], [text(" \n"), text("")]], ids=["none", "empty", "blank"])
 @pytest.mark.parametrize("stop_reason", ["end_turn", "max_tokens", "tool_use", "compaction"])
 def test_empty_content_is_no_turn(
-    chat: Conversation, store: Store, api: MessagesAPI, ask: Ask, content: list[Any], stop_reason: str
+    chat: Conversation, store: Store, api: MessagesAPI, *, ask: Ask, content: list[Any], stop_reason: str
 ) -> None:
     """An answer of nothing is recorded and not appended: the API would not take it back."""
     api.answer(Answer(content, stop_reason=stop_reason))
@@ -342,7 +342,7 @@ def test_a_failure_after_a_pause_is_resumed_by_key(
     ids=["interrupted", "no answer"],
 )
 def test_an_unknown_outcome_after_a_pause_needs_a_decision(
-    chat: Conversation, store: Store, api: MessagesAPI, ask: Ask, fault: Fault, error: type[Exception]
+    chat: Conversation, store: Store, api: MessagesAPI, *, ask: Ask, fault: Fault, error: type[Exception]
 ) -> None:
     """A continuation that may have been billed and broke off is not sent again unasked."""
     paused_and_failed(chat, api, ask, fault, error)
@@ -366,28 +366,25 @@ def test_a_crash_after_a_pause_is_resumed(
     store: Store,
     database_url: str,
     api: MessagesAPI,
+    *,
     ask: Ask,
     monkeypatch: pytest.MonkeyPatch,
     moment: str,
 ) -> None:
     """A worker that dies after the pause, or in the next round, is resumed under the key or by recover()."""
-    from conversation_store.storage.engine import Database  # noqa: PLC0415 - beside its only use
-
     api.answer(Answer([text("Look. "), searching(1)], stop_reason="pause_turn"), END, END)
     left = 2 if moment == "before the continuation" else 3  # begin, finish, begin
-    left += ask is by_stream  # the journal
     real = Database.write
 
     def write(self: Database, *given: Any) -> Any:
         nonlocal left
-        if not left or (left < 0):
+        if not left:
             raise KilledError
         left -= 1
         return real(self, *given)
 
     monkeypatch.setattr(Database, "write", write)
-    monkeypatch.setattr("conversation_store.streaming.JOURNAL_SECONDS", 1000)
-    left -= ask is by_stream  # nothing is journalled in so short a time
+    monkeypatch.setattr("conversation_store.streaming.JOURNAL_SECONDS", 1000)  # no write but those counted
     with pytest.raises(KilledError):
         ask(chat, "What is an ant?", idempotency_key="1")
     monkeypatch.undo()
@@ -433,11 +430,14 @@ def test_a_pause_that_was_left_behind_stays_as_it_is(
     chat: Conversation, store: Store, api: MessagesAPI, ask: Ask
 ) -> None:
     """Where the conversation went on otherwise, the key gives the paused answer and nobody is called."""
-    api.answer(Answer([found(0), text("Look.")], stop_reason="pause_turn"), Fault.status(400), "No matter.")
-    chat.append({"role": "user", "content": "a"}, {"role": "assistant", "content": [searching(0)]})
-    with pytest.raises(BadRequestError):
-        ask(chat, "What is an ant?", idempotency_key="1", check=False)
-    assert states(chat)[0] == "rejected" or states(chat) == ["answered", "rejected"]
+    begun = chat.begin("What is an ant?", idempotency_key="1")
+    begun.finish(answer_of([searching(1), found(1), text("Look.")], "pause_turn", 1))
+    chat.send("Never mind")
+    version = chat.version
+    reply = ask(store.get(chat.id), "What is an ant?", idempotency_key="1")
+    assert (reply.stop_reason, reply.text, reply.before) == ("pause_turn", "Look.", ())
+    assert len(api.requests) == 1
+    assert store.get(chat.id).version == version
 
 
 @pytest.mark.parametrize("again", ["retry", "recover"])

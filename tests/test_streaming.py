@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ from conversation_store.api.retry import Clock
 from conversation_store.api.stream import BlockStart, MessageStart, MessageStop, Ping, TextDelta, ThinkingDelta
 from conversation_store.errors import (
     BusyError,
+    DatabaseError,
     InterruptedAnswerError,
     LeaseLostError,
     NotSavedError,
@@ -28,9 +30,10 @@ from conversation_store.errors import (
     UnknownOutcomeError,
 )
 from conversation_store.record import splices
+from conversation_store.storage.engine import Database
 from conversation_store.storage.tables import conversation as conversation_table
 from conversation_store.storage.tables import conversation_journal
-from conversation_store.streaming import JOURNAL_BYTES, JOURNAL_SECONDS
+from conversation_store.streaming import JOURNAL_BYTES, JOURNAL_SECONDS, _Journal
 from conversation_store.testing import Answer, Fault, MessagesAPI
 from tests.faulty import FaultyAPI, Sent, framed
 
@@ -103,6 +106,14 @@ def partial(chat: Conversation, exchange: Exchange | None = None) -> bytes:
     return splices.decode(error["partial"].encode()) or b""
 
 
+def by_stream(chat: Conversation, content: str, see: Callable[[object], None] = lambda _: None, **more: Any) -> Reply:
+    """Ask, show every event to *see*, and give the reply."""
+    with chat.stream(content, **more) as stream:
+        for each in stream:
+            see(each)
+        return stream.reply
+
+
 def sound(store: Store, chat: Conversation) -> None:
     """Make sure that this object, a fresh one and the chain agree."""
     fresh = store.get(chat.id)
@@ -167,7 +178,9 @@ def test_a_prefill_is_joined(store: Store, api: MessagesAPI) -> None:
     """The stream shows what the model wrote; the turn holds the prefill and what follows, as one text."""
     chat = store.open("prefilled", **TAKES_PREFILL)
     api.answer("C) Formicidae.")
-    with chat.stream("What is Latin for Ant? (A) Apoidea, (B) Rhopalocera, (C) Formicidae", prefill="The answer is (") as s:
+    with chat.stream(
+        "What is Latin for Ant? (A) Apoidea, (B) Rhopalocera, (C) Formicidae", prefill="The answer is ("
+    ) as s:
         shown = "".join(s.text)
         reply = s.reply
     assert shown == reply.text == "C) Formicidae."
@@ -236,6 +249,7 @@ def test_leaving_early_keeps_what_came(
     chat: Conversation,
     store: Store,
     api: MessagesAPI,
+    *,
     tables: Engine,
     leave: Callable[[], None],
     raised: type[BaseException] | None,
@@ -270,16 +284,27 @@ def test_leaving_early_keeps_what_came(
     sound(store, chat)
 
 
-def test_a_signal_while_waiting_keeps_what_came(chat: Conversation, store: Store, api: MessagesAPI) -> None:
+def test_a_signal_while_waiting_keeps_what_came(
+    chat: Conversation, store: Store, api: MessagesAPI, tables: Engine
+) -> None:
     """Ctrl-C while nothing arrives is the same: what had come is in the record."""
     api.fail(Fault.cut(600, then="stall", answer=WORDS))
-    kill = subprocess.Popen([sys.executable, "-c", f"import os, time; time.sleep(0.6); os.kill({os.getpid()}, 2)"])
+    reader = threading.get_ident()
+
+    def press() -> None:
+        until = time.monotonic() + 15
+        while len(journal(tables)) < 600 and time.monotonic() < until:
+            time.sleep(0.02)
+        time.sleep(0.2)  # the reader waits for its socket by now
+        signal.pthread_kill(reader, signal.SIGINT)
+
+    key = threading.Thread(target=press)
+    key.start()
     try:
-        with pytest.raises(KeyboardInterrupt), chat.stream("one") as stream:
-            for _ in stream:
-                pass
+        with pytest.raises(KeyboardInterrupt):
+            by_stream(chat, "one")
     finally:
-        kill.wait()
+        key.join()
     assert states(chat) == ["interrupted"]
     assert partial(chat) == api.requests[0].response
     assert len(partial(chat)) == 600
@@ -371,11 +396,20 @@ def served(url: str, body: bytes, **more: Any) -> Iterator[tuple[Conversation, F
         (said("Hello!") + STOP, None, "message_start"),
         (STOP, None, "message_start"),
     ],
-    ids=["no stop", "no end", "nothing", "a comment", "error", "error alone", "error, stop", "broken", "no start", "stop"],
+    ids=[
+        "no stop",
+        "no end",
+        "nothing",
+        "a comment",
+        "error",
+        "error alone",
+        "error, stop",
+        "broken",
+        "no start",
+        "stop",
+    ],
 )
-def test_message_stop_alone_makes_an_answer_whole(
-    database_url: str, body: bytes, code: str | None, why: str
-) -> None:
+def test_message_stop_alone_makes_an_answer_whole(database_url: str, body: bytes, code: str | None, why: str) -> None:
     """However politely the connection ends: without message_stop it is interrupted, and an error says which."""
     with served(database_url, body) as (chat, _):
         with pytest.raises(InterruptedAnswerError, match=why) as caught, chat.stream("one") as stream:
@@ -465,22 +499,23 @@ def test_a_slow_answer_is_durable_in_time(chat: Conversation, api: MessagesAPI, 
     assert late < JOURNAL_SECONDS + 0.3
 
 
-def test_an_idle_line_makes_durable_what_was_shown(chat: Conversation, api: MessagesAPI, tables: Engine) -> None:
+def test_an_idle_line_makes_durable_what_was_shown(
+    chat: Conversation, api: MessagesAPI, tables: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When nothing more comes, what came is durable after the promised time, without another event."""
     api.fail(Fault.cut(700, then="stall", answer=WORDS))
     seen: list[bytes] = []
-    with pytest.raises(InterruptedAnswerError), chat.stream("one") as stream:
-        original = stream._round.journal.flush  # type: ignore[union-attr]
+    original = _Journal.flush
 
-        def flush() -> None:
-            original()
-            seen.append(journal(tables))
-            if seen[-1]:
-                api.close()
+    def flush(self: _Journal) -> None:
+        original(self)
+        seen.append(journal(tables))
+        if seen[-1]:
+            api.close()
 
-        stream._round.journal.flush = flush  # type: ignore[union-attr, method-assign]
-        for _ in stream:
-            pass
+    monkeypatch.setattr(_Journal, "flush", flush)
+    with pytest.raises(InterruptedAnswerError):
+        by_stream(chat, "one")
     assert seen[-1] == api.requests[0].response
     assert partial(chat) == seen[-1]
 
@@ -518,11 +553,11 @@ def test_the_journal_holds_the_exchange(database_url: str, api: MessagesAPI, tab
     api.fail(Fault.trickle(150, 0.1, WORDS))
     with Client(api.key, base_url=api.url, timeout=20) as client, Store(database_url, client=client) as store:
         chat = store.open("telegram:42", **SETTINGS)
-        leases = []
+        leases: list[int] = []
         with chat.stream("one", journal="each") as stream:
             for _ in stream:
                 with tables.connect() as connection:
-                    leases.append(connection.execute(select(conversation_table.c.lease_until)).scalar())
+                    leases.append(connection.execute(select(conversation_table.c.lease_until)).scalar_one())
                 other = store.get(chat.id)
                 with pytest.raises(BusyError):
                     other.recover("give_up")
@@ -536,12 +571,19 @@ def test_an_exchange_taken_over_is_noticed_in_the_loop(
     """Once the token is another's, the next write stops the loop, and this worker records nothing."""
     api.fail(Fault.trickle(40, 0.002, WORDS))
     version = 0
-    with pytest.raises(LeaseLostError), chat.stream("one", journal="each") as stream:
-        for n, _ in enumerate(stream):
-            if n == 3:
-                version = store.get(chat.id).version
-                with tables.begin() as connection:
-                    connection.execute(update(conversation_table).values(pending_token=b"another process!"))
+    shown = []
+
+    def take_over(event: object) -> None:
+        shown.append(event)
+        if len(shown) == 4:
+            nonlocal version
+            version = store.get(chat.id).version
+            with tables.begin() as connection:
+                connection.execute(update(conversation_table).values(pending_token=b"another process!"))
+
+    with pytest.raises(LeaseLostError):
+        by_stream(chat, "one", take_over, journal="each")
+    assert len(shown) < 12
     assert store.get(chat.id).version == version
     assert store.get(chat.id).verify() == []
 
@@ -550,11 +592,14 @@ def test_an_answer_that_comes_too_late_is_a_note(
     chat: Conversation, store: Store, api: MessagesAPI, tables: Engine
 ) -> None:
     """A whole answer whose exchange was taken over at the end is kept as a note, not as a turn."""
-    with pytest.raises(LeaseLostError), chat.stream("one") as stream:
-        for each in stream:
-            if isinstance(each, MessageStop):
-                with tables.begin() as connection:
-                    connection.execute(update(conversation_table).values(pending_token=b"another process!"))
+
+    def take_over(event: object) -> None:
+        if isinstance(event, MessageStop):
+            with tables.begin() as connection:
+                connection.execute(update(conversation_table).values(pending_token=b"another process!"))
+
+    with pytest.raises(LeaseLostError):
+        by_stream(chat, "one", take_over)
     fresh = store.get(chat.id)
     assert [turn.role for turn in fresh.turns] == ["user"]
     entry = fresh._history.entry(fresh.version - 1)
@@ -677,7 +722,7 @@ def test_what_had_arrived_outlives_sending_again(taken_over: TakenOver, tables: 
         assert journal(tables) == UNFINISHED or partial(chat, first) == UNFINISHED
 
 
-@pytest.mark.parametrize("prefill", ["", "The answer: "[:-1]])
+@pytest.mark.parametrize("prefill", ["", "The answer:"])
 def test_the_words_that_came_are_gone_on_with_as_a_prefill(
     taken_over: TakenOver, api: MessagesAPI, prefill: str
 ) -> None:
@@ -741,7 +786,7 @@ def test_without_words_there_is_nothing_to_go_on_from(taken_over: TakenOver, api
     store, chat = taken_over(body)
     with store:
         assert chat.recover("keep_partial") is None
-        assert api.requests == ()
+        assert not api.requests
         assert (states(chat), partial(chat)) == (["interrupted"], body)
         assert chat.retry().text.startswith("You said")
         sound(store, chat)
@@ -753,7 +798,7 @@ def test_a_key_of_a_killed_process_needs_a_decision(taken_over: TakenOver, api: 
     with store:
         with pytest.raises(UnknownOutcomeError), chat.stream("What is an ant?", idempotency_key="1"):
             pass
-        assert api.requests == ()
+        assert not api.requests
         with chat.stream("What is an ant?", idempotency_key="1", on_unknown="resend") as stream:
             reply = stream.reply
         assert api.requests[0].body["stream"] is True
@@ -761,9 +806,7 @@ def test_a_key_of_a_killed_process_needs_a_decision(taken_over: TakenOver, api: 
         sound(store, chat)
 
 
-def test_keep_partial_goes_on_from_an_answer_that_broke_off(
-    store: Store, api: MessagesAPI
-) -> None:
+def test_keep_partial_goes_on_from_an_answer_that_broke_off(store: Store, api: MessagesAPI) -> None:
     """An interrupted exchange of this very process is gone on with too, as often as it takes."""
     chat = store.open("prefilled", **TAKES_PREFILL)
     api.fail(Fault.interrupt(6, answer=WORDS))
@@ -786,19 +829,17 @@ def test_an_answer_that_cannot_be_saved_is_in_hand(
     chat: Conversation, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the database refuses at the end, the answer is in the error, and can be recorded later."""
-    from conversation_store.errors import DatabaseError  # noqa: PLC0415 - beside its only use
-    from conversation_store.storage.engine import Database  # noqa: PLC0415 - likewise
 
     def refuse(*_: object) -> None:
         raise DatabaseError("full", "there is no space left")
 
-    with pytest.raises(NotSavedError) as caught, chat.stream("one") as stream:
-        for each in stream:
-            if isinstance(each, MessageStop):
-                monkeypatch.setattr(Database, "write", refuse)
+    def fill_up(event: object) -> None:
+        if isinstance(event, MessageStop):
+            monkeypatch.setattr(Database, "write", refuse)
+
+    with pytest.raises(NotSavedError) as caught:
+        by_stream(chat, "one", fill_up)
     monkeypatch.undo()
     reply: Reply = caught.value.pending.finish()
     assert reply.text == "You said: one"
     sound(store, chat)
-
-

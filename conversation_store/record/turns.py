@@ -11,6 +11,7 @@ from uuid import UUID
 
 from attrs import field, frozen
 
+from conversation_store.errors import CodecError
 from conversation_store.record import canonical, splices
 from conversation_store.record.blocks import Block, Text
 from conversation_store.record.chain import Entry
@@ -182,11 +183,20 @@ def wire_of(header: bytes, body: bytes, strings: Callable[[], Sequence[bytes]], 
 
 
 def turn_of(conversation: UUID, entry: Entry, strings: Callable[[], Sequence[bytes]] = lambda: ()) -> Turn:
-    """Look at a log entry of kind ``turn`` whose body was not erased."""
+    """
+    Look at a log entry of kind ``turn`` whose body was not erased.
+
+    Raises:
+        CodecError: Its header does not say who made it.
+    """
+    try:
+        origin = Origin(fields_of(entry.header)["origin"])
+    except (KeyError, ValueError):
+        raise CodecError(f"the header of entry {entry.position} names no origin") from None
     return Turn(
         conversation=conversation,
         position=entry.position,
-        origin=Origin(fields_of(entry.header)["origin"]),
+        origin=origin,
         at=entry.at,
         header=entry.header,
         body=entry.body or b"",

@@ -166,8 +166,8 @@ def test_a_changed_record_is_found(tmp_path: Path) -> None:
     assert (replayed.returncode, replayed.stdout) == (1, b"")
 
 
-def hostile(url: str) -> Conversation:
-    """Keep a conversation in which everything that can be is hostile."""
+def hostile(url: str) -> tuple[str, list[str]]:
+    """Keep a conversation in which everything that can be is hostile; give its id and its requests' positions."""
     nasty = terminals.HOSTILE
     blocks: list[dict[str, Any]] = [
         {"type": "text", "text": nasty},
@@ -192,19 +192,20 @@ def hostile(url: str) -> Conversation:
         chat.send("go on", prefill=nasty.strip() + ".", check=False)
         with suppress(APIError):
             chat.send(nasty, check=False)
-    return chat
+        positions = [str(each.position) for each in chat.exchanges]
+    return str(chat.id), positions
 
 
 def test_nothing_kept_is_obeyed_by_a_terminal(database_url: str) -> None:
     """Every byte from 0x00 to 0x9f and every bidi control, anywhere in the record: no command lets one through."""
-    chat = hostile(database_url)
+    name, positions = hostile(database_url)
     at = ["--database", database_url]
     commands = [
         ["list", *at],
-        ["show", str(chat.id), *at],
-        ["show", str(chat.id), "--full", *at],
+        ["show", name, *at],
+        ["show", name, "--full", *at],
         ["verify", *at],
-        *(["replay", str(chat.id), str(each.position), *at] for each in chat.exchanges),
+        *(["replay", name, position, *at] for position in positions),
     ]
     for arguments in commands:
         code, screen = terminals.on_terminal(*arguments, env={"NO_COLOR": "1"})

@@ -210,11 +210,14 @@ def test_another_model_leaves_foreign_thinking_alone(api: MessagesAPI) -> None:
     assert [each["reason"] for each in reply.json["input_transformations"]] == ["model_binding_mismatch"] * 3
 
 
-def test_a_removed_block_that_comes_back_breaks_what_was_made_meanwhile(api: MessagesAPI) -> None:
+@pytest.mark.parametrize("removed", [(1,), (1, 3), (1, 3, 5)])
+def test_a_removed_block_that_comes_back_breaks_what_was_made_meanwhile(
+    api: MessagesAPI, removed: tuple[int, ...]
+) -> None:
     """Thinking left out once has to stay left out."""
     whole = conversation(api)
     short = copy.deepcopy(whole)
-    drop_thinking(1, 3, 5)(short)
+    drop_thinking(*removed)(short)
     api.answer(thought("Without them."))
     content = ask(api, short).json["content"]
     more = [spoken("assistant", content), spoken("user", "five")]
@@ -251,6 +254,31 @@ def test_after_a_compaction_the_kept_turns_are_still_valid(
     assert made["usage"]["iterations"][0]["type"] == "compaction"
     after = [spoken("assistant", made["content"]), *body["messages"][kept:]]
     assert ask(api, body | {"messages": after}, beta=beta).status == status
+
+
+@pytest.mark.parametrize(
+    ("message", "words", "status"),
+    [(None, "", 200), (0, "ONE", 200), (2, "TWO", 200), (6, "FOUR", 200), (8, "FIVE", 400)],
+)
+def test_what_stands_before_a_compaction_is_out_of_sight(
+    api: MessagesAPI, message: int | None, words: str, status: int
+) -> None:
+    """Once a turn holds a compaction, what came before may be changed or left out; what follows may not."""
+    beta = "compact-2026-01-12"
+    body = conversation(api)
+    compaction = {"type": "compaction", "content": "Three were asked."}
+    for blocks, following in (([compaction, text("So.")], "five"), ([text("Yes.")], "six")):
+        api.answer(Answer(blocks, thinking="Hm."))
+        content = ask(api, body, beta=beta).json["content"]
+        body["messages"] += [spoken("assistant", content), spoken("user", following)]
+    if message is not None:
+        body["messages"][message]["content"] = words
+    reply = ask(api, body, beta=beta)
+    assert reply.status == status, reply.error
+    assert ask(api, body | {"messages": body["messages"][7:]}, beta=beta).status == 400  # thinking comes before it
+    del body["messages"][7]["content"][0]
+    assert ask(api, body, beta=beta).status == status
+    assert ask(api, body | {"messages": body["messages"][7:]}, beta=beta).status == status
 
 
 def test_what_a_fallback_leaves_behind_counts_for_nothing(api: MessagesAPI) -> None:
