@@ -558,7 +558,7 @@ def test_a_cut_answer_is_partial_and_a_whole_one_whole(database_url: str, form: 
         if then != "stall":
             some += [chance.randrange(case.wire.head), case.wire.head, case.at, chance.randrange(end)]
         cuts += [evolve(case, at=at) for at in some]
-    cut_all(database_url, form, then, cuts, timeout=3.0 if then == "stall" else 20)
+    cut_all(database_url, form, then, cuts, timeout=2.5 if then == "stall" else 20)
 
 
 @pytest.mark.long

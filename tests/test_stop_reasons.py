@@ -457,6 +457,23 @@ def test_what_is_tried_again_may_pause_too(chat: Conversation, store: Store, api
     settled(fresh, store, api, by_send, reply)
 
 
+def test_a_secret_goes_along_when_a_retry_pauses(database_url: str) -> None:
+    """A token for one exchange alone is sent in every try and round of it, and never stored."""
+    with MessagesAPI(strict=False) as api:
+        api.answer(Fault.status(529), Answer([text("Look. "), searching(1)], stop_reason="pause_turn"), END)
+        with (
+            Client(api.key, base_url=api.url, max_attempts=1) as client,
+            Store(database_url, client=client) as store,
+        ):
+            chat = store.open("telegram:42", **SETTINGS)
+            with pytest.raises(OverloadedError):
+                chat.send("What is an ant?", fallback_credit_token="a secret")
+            assert chat.retry().text == "Look. Six legs."
+            assert [each.body["fallback_credit_token"] for each in api.requests] == ["a secret"] * 3
+            assert all(b"a secret" not in chat.replay(each) for each in chat.exchanges)
+            sound(store, chat)
+
+
 # --- fallbacks ---------------------------------------------------------------------------------------------------
 
 SWITCH: Final = {"type": "fallback", "from": {"model": "claude-opus-5-5"}, "to": {"model": "claude-sonnet-5-5"}}

@@ -147,7 +147,7 @@ def _concealed(name: str, value: object, secrets: dict[str, str]) -> object:
     if name == "mcp_servers" and isinstance(value, list):
         return [_without_token(each, f"mcp_servers.{_name_of(each)}", "authorization_token", secrets) for each in value]
     if name == "fallback_credit_token":
-        if isinstance(value, str):
+        if isinstance(value, str) and not value.startswith(PLACEHOLDER):
             secrets[name] = value
             return PLACEHOLDER + name
         return _without_token(value, name, "token", secrets)
