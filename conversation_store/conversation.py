@@ -384,8 +384,9 @@ class Conversation:
         Do what ``send`` does, and see the answer while it arrives.
 
         Use it in a ``with``: iterate it for events or ``stream.text`` for words; ``stream.reply`` is what
-        ``send`` returns. What was shown is durable within 250 ms or 8 KiB; with ``journal="each"`` before it
-        is shown. The other arguments are those of ``send``.
+        ``send`` returns. What was shown is durable within 250 ms or 8 KiB (but for the first event that its caller
+        takes longer with: nothing runs meanwhile); with ``journal="each"`` before it is shown. The other
+        arguments are those of ``send``.
 
         Raises:
             As ``send``, when the ``with`` is entered and while the answer is read.

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from attrs import evolve
 from sqlalchemy import Connection
 
 from conversation_store.record import chain
@@ -51,16 +50,18 @@ def prepare(
         owner: Who holds the lease.
     """
     entries = chain.chain(conversation, head.length, head.digest, drafts)
-    after = evolve(
-        head,
+    token, pending_position = head.token, head.pending_position
+    if pending is not None:
+        token, request = pending
+        pending_position = -1 if token == NO_TOKEN else entries[request].position
+    after = Head(
         length=head.length + len(entries),
         digest=entries[-1].digest,
         view_position=head.view_position if view is None else entries[view].position,
         settings_position=head.settings_position if settings is None else entries[settings].position,
+        token=token,
+        pending_position=pending_position,
     )
-    if pending is not None:
-        token, request = pending
-        after = evolve(after, token=token, pending_position=-1 if token == NO_TOKEN else entries[request].position)
     return Commit(
         conversation=conversation,
         before=head,

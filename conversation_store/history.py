@@ -16,7 +16,7 @@ from conversation_store import attachments, exchanges
 from conversation_store.api import request as requests
 from conversation_store.api.client import Client
 from conversation_store.api.models import Models
-from conversation_store.api.request import Insert, Messages, Request, Settings
+from conversation_store.api.request import Messages, Request, Settings
 from conversation_store.api.stream import decode_all
 from conversation_store.attachments import Detached, Marks
 from conversation_store.errors import (
@@ -103,17 +103,18 @@ def add_messages(
         if since and span.last is not None:
             continue
         first, last = max(span.first, since), span.upto(length)
-        rows = log.read_wires(connection, span.conversation, first, last)
-        used: Mapping[int, Sequence[Blob]] | None = None
-        for position, header, body in rows:
-            if PREFILL_MARK in header:
-                continue
-            strings: Sequence[Insert] = ()
-            if b'"splices"' in header:
-                if used is None:
-                    used = blobs.used(connection, span.conversation, first, last)
-                strings = attachments.inserts_of(database, header, used.get(position, ()))
+        found = log.read_wires(connection, span.conversation, first, last)
+        rows = [row for row in found if PREFILL_MARK not in row[1]]
+        spliced = [n for n, (_, header, _) in enumerate(rows) if b'"splices"' in header]
+        used = blobs.used(connection, span.conversation, first, last) if spliced else {}
+        at = 0
+        for n in spliced:
+            messages.extend(span.conversation, rows[at:n])
+            position, header, body = rows[n]
+            strings = attachments.inserts_of(database, header, used.get(position, ()))
             messages.add((span.conversation, position), header, body, strings)
+            at = n + 1
+        messages.extend(span.conversation, rows[at:])
 
 
 def turns(database: Database, connection: Connection, spans: View, length: int) -> list[Turn]:
@@ -330,6 +331,13 @@ class History:
         blocks = [block for each in last for block in each.content]
         answered = {block.tool_use_id for block in blocks if isinstance(block, ToolResult)}
         return [block for block in blocks if isinstance(block, ToolUse) and block.id not in answered]
+
+    @property
+    def last_turn(self) -> Turn:
+        """The last turn of the view; it alone is read."""
+        conversation, position = self.messages.places[-1]
+        with self.database.read() as connection:
+            return turn(self.database, conversation, _entry(connection, conversation, position))
 
     def entry(self, position: int) -> Entry:
         """

@@ -216,7 +216,7 @@ def _results(new: Sequence[tuple[Origin, bytes]], first: int) -> Iterator[tuple[
 
 
 def _final_content(history: History, new: Sequence[tuple[Origin, bytes]]) -> Any:
-    wire = new[-1][1] if new else history.turns[-1].wire
+    wire = new[-1][1] if new else history.last_turn.wire
     return canonical.object_of(wire).get("content")
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import UUID
@@ -108,6 +110,8 @@ class Settings:
             ContentError: A value that is no JSON, or a name that is no setting.
         """
         secrets: dict[str, str] = {}
+        if not changes:
+            return self, secrets
         parts = _parts(self.body)
         result = self
         for name, value in changes.items():
@@ -210,13 +214,32 @@ class Insert:
 Piece: TypeAlias = "bytes | Insert"
 
 
+@frozen
+class Slice:
+    """
+    Bytes of a buffer that grows at its end and is never changed before it: they are copied when somebody wants them.
+
+    Attributes:
+        buffer: The buffer.
+        start: Where they begin; ``end`` where they end.
+    """
+
+    buffer: bytearray = field(repr=False)
+    start: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+
 @frozen(kw_only=True)
 class Request:
     """
     One request: the exact body, and the headers that are not the client's own.
 
     Attributes:
-        pieces: The recorded body: bytes, and strings made from blobs while it is sent.
+        parts: Of what the recorded body is made.
+        length: Bytes of the recorded body.
         digest: SHA-256 of the recorded body (in which names stand for secrets).
         version: The API version.
         betas: Beta ids.
@@ -225,7 +248,8 @@ class Request:
         endpoint: The path it is posted to.
     """
 
-    pieces: tuple[Piece, ...] = field(repr=False)
+    parts: Sequence[Slice | Piece] = field(repr=False)
+    length: int
     digest: bytes = field(repr=lambda digest: digest.hex())
     version: str
     betas: tuple[str, ...]
@@ -247,12 +271,12 @@ class Request:
     @property
     def streams(self) -> bool:
         """Whether part of the body is made while it is sent; else ``body`` is one piece already."""
-        return len(self.pieces) > 1
+        return any(isinstance(part, Insert) for part in self.parts)
 
-    @property
-    def length(self) -> int:
-        """Bytes of the recorded body."""
-        return sum(map(len, self.pieces))
+    @cached_property
+    def pieces(self) -> tuple[Piece, ...]:
+        """The recorded body: bytes, copied when they are first asked for, and strings made while it is sent."""
+        return _joined(self.parts)
 
     @property
     def recorded(self) -> bytes:
@@ -362,19 +386,54 @@ class Messages:
         if not _joins(self._open, part):
             self._close()
         self._open.append(part)
-        if b'"origin":"model"' in header:
-            self.model_turns.append(len(self.places))
         if part.role == "assistant":
-            self._last_assistant = len(self.places)
-            # A cheap look at the bytes, in which letters may be written as escapes; whoever needs to be certain
-            # looks at the turn.
-            escaped = b"\\u00" in body and _escaped_letter.search(body) is not None
-            if escaped or b'"tool_use"' in body:
-                self.calling.append(len(self.places))
-            if escaped or b'thinking"' in body:
-                self.thinking.append(len(self.places))
+            self._mark(len(self.places), header, body)
         self.places.append(place)
         self.roles.append(part.role)
+
+    def extend(self, conversation: UUID, rows: Sequence[tuple[int, bytes, bytes]]) -> None:
+        """
+        Append turns of one log, as (position, header, body); what a fresh process does first, so done in bulk.
+
+        None of them has spliced strings or is a prefill; runs of plain ones are joined at once.
+        """
+        at = end = 0
+        while at < len(rows):
+            while end < len(rows) and _stands_alone(rows[end][1]):
+                end += 1
+            position, header, body = rows[at]
+            self.add((conversation, position), header, body)
+            at += 1
+            if end - at > 1 and not any(part.gathers for part in self._open):
+                self._extend(conversation, rows[at : end - 1])
+                at = end - 1  # the last one is left open: more may join it
+            end = max(at, end)
+
+    def _extend(self, conversation: UUID, rows: Sequence[tuple[int, bytes, bytes]]) -> None:
+        self._close()
+        first, end = len(self.places), len(self._bytes)
+        bodies = [body for _, _, body in rows]
+        self._bytes += b"," + b",".join(bodies)
+        self.places += [(conversation, position) for position, _, _ in rows]
+        self.roles += map(role_of, bodies)
+        for n, (_, header, body) in enumerate(rows, first):
+            end += 1 + len(body)
+            self._closed.append((n, end))
+            if self.roles[n] == "assistant":
+                self._mark(n, header, body)
+
+    def _mark(self, n: int, header: bytes, body: bytes) -> None:
+        """Note what there is to know of the assistant's turn *n*."""
+        self._last_assistant = n
+        if b'"origin":"model"' in header:
+            self.model_turns.append(n)
+        # A cheap look at the bytes, in which letters may be written as escapes; whoever needs to be certain
+        # looks at the turn.
+        escaped = b"\\u00" in body and _escaped_letter.search(body) is not None
+        if escaped or b'"tool_use"' in body:
+            self.calling.append(n)
+        if escaped or b'thinking"' in body:
+            self.thinking.append(n)
 
     def _close(self) -> None:
         if not self._open:
@@ -408,7 +467,8 @@ class Messages:
             if self._closed[kept][0] != count:
                 return False
             end = self._closed[kept - 1][1] if kept else len(_OPENING)
-            del self._closed[kept:], self._bytes[end:]
+            del self._closed[kept:]
+            self._bytes = self._bytes[:end]  # a new one: requests made before keep theirs
             self._inserts = [each for each in self._inserts if each[0] <= end]
             if self._hashed > end:
                 self._hash, self._hashed, self._hashed_inserts = sha256(), 0, 0
@@ -450,8 +510,10 @@ class Messages:
         for piece in tail:
             for data in piece if isinstance(piece, Insert) else (piece,):
                 digest.update(data)
+        parts = [*self._slices(), *tail]
         return Request(
-            pieces=_joined([*self._pieces(), *tail]),
+            parts=parts,
+            length=sum(map(len, parts)),
             digest=digest.digest(),
             version=version,
             betas=betas,
@@ -459,15 +521,13 @@ class Messages:
             slots=slots,
         )
 
-    def _pieces(self) -> list[bytes | bytearray | Insert]:
-        if not self._inserts:
-            return [self._bytes]
-        pieces: list[bytes | bytearray | Insert] = []
+    def _slices(self) -> list[Slice | Insert]:
+        slices: list[Slice | Insert] = []
         at = 0
         for offset, insert in self._inserts:
-            pieces += (self._bytes[at:offset], insert)
+            slices += (Slice(self._bytes, at, offset), insert)
             at = offset
-        return [*pieces, self._bytes[at:]]
+        return [*slices, Slice(self._bytes, at, len(self._bytes))]
 
     def _digest(self) -> Any:
         """Digest the buffer, extending what was digested before, and give a copy to go on with."""
@@ -482,6 +542,10 @@ class Messages:
             self._hash.update(view[self._hashed :])
             self._hashed = len(view)
         return self._hash.copy()
+
+
+def _stands_alone(header: bytes) -> bool:
+    return b'"omit"' not in header and b'"splices"' not in header and b'"gather"' not in header
 
 
 class Part(NamedTuple):
@@ -602,14 +666,18 @@ def pieces_of(header: bytes, body: bytes, inserts: Sequence[Insert]) -> list[Pie
     return [known[part.offset] if isinstance(part, Splice) else part for part in parts_of(header, body)]
 
 
-def _joined(pieces: Iterable[bytes | bytearray | Insert]) -> tuple[Piece, ...]:
+def _joined(parts: Iterable[Slice | Piece]) -> tuple[Piece, ...]:
     """Join what lies side by side, copying each byte once."""
     joined: list[Piece] = []
-    run: list[bytes | bytearray] = []
-    for piece in pieces:
-        if isinstance(piece, Insert):
-            joined += (b"".join(run), piece)
-            run = []
-        else:
-            run.append(piece)
-    return (*joined, b"".join(run))
+    with ExitStack() as views:
+        run: list[bytes | memoryview] = []
+        for part in parts:
+            if isinstance(part, Insert):
+                joined += (b"".join(run), part)
+                run = []
+            elif isinstance(part, Slice):
+                whole = views.enter_context(memoryview(part.buffer))
+                run.append(views.enter_context(whole[part.start : part.end]))
+            else:
+                run.append(part)
+        return (*joined, b"".join(run))

@@ -264,10 +264,13 @@ def _name(name: str) -> bytes:
         return json.dumps(name).encode()
 
 
+_header_encoder: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+
+
 def header(fields: Mapping[str, object]) -> bytes:
     """
     Write an entry's header: keys sorted, ASCII, no spaces; absent rather than null.
 
     A subset of RFC 8785, so that any implementation of it writes the same bytes.
     """
-    return json.dumps(fields, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False).encode()
+    return _header_encoder.encode(fields).encode()

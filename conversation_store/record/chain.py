@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Final
 from uuid import UUID
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from conversation_store.record import canonical
 
@@ -129,6 +129,18 @@ def chain(conversation: UUID, position: int, head: bytes, drafts: Iterable[Entry
     entries = []
     for each in drafts:
         head = link(head, entry_digest(conversation, position, each.at, each.kind, each.header))
-        entries.append(evolve(each, position=position, digest=head))
+        entries.append(
+            Entry(
+                position=position,
+                kind=each.kind,
+                at=each.at,
+                header=each.header,
+                body=each.body,
+                about=each.about,
+                salt=each.salt,
+                request_salt=each.request_salt,
+                digest=head,
+            )
+        )
         position += 1
     return entries

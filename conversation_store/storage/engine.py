@@ -14,12 +14,23 @@ import sqlite3
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event, make_url
+from sqlalchemy import (
+    URL,
+    Connection,
+    CursorResult,
+    Engine,
+    Insert,
+    StaticPool,
+    Update,
+    create_engine,
+    event,
+    make_url,
+)
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
@@ -69,6 +80,35 @@ class RolledBack(Exception):  # noqa: N818 - a way out, not an error
     def __init__(self, result: object) -> None:
         super().__init__()
         self.result = result
+
+
+class Compiled:
+    """
+    A statement of the path of every turn: compiled once, run past SQLAlchemy's handling of parameters and types.
+
+    Its values are bytes, strings, integers and None, which every driver takes as they are.
+    """
+
+    def __init__(self, statement: Insert | Update) -> None:
+        self._statement = statement
+        self._known: dict[tuple[str, str], tuple[str, tuple[str, ...] | None, dict[str, Any]]] = {}
+
+    def run(self, connection: Connection, *rows: Mapping[str, Any]) -> CursorResult[Any]:
+        """Run it, once or for each of several rows; the rows have the same names every time."""
+        dialect = connection.dialect
+        if connection.get_execution_options().get("schema_translate_map"):  # a host's engine may say where tables are
+            return connection.execute(self._statement, rows if len(rows) > 1 else rows[0])
+        known = self._known.get((dialect.name, dialect.driver))
+        if known is None:
+            compiled = self._statement.compile(dialect=dialect, column_keys=list(rows[0]))
+            names = None if compiled.positiontup is None else tuple(compiled.positiontup)
+            constants = {name: value for name, value in compiled.params.items() if value is not None}
+            known = self._known[dialect.name, dialect.driver] = (compiled.string, names, constants)
+        sql, names, constants = known
+        given: list[Any] = [{**constants, **row} for row in rows] if constants else list(rows)
+        if names is not None:
+            given = [tuple([row[name] for name in names]) for row in given]
+        return connection.exec_driver_sql(sql, given if len(given) > 1 else given[0])
 
 
 class _WriterLock:
@@ -140,10 +180,10 @@ class Database:
         self._threads = threading.RLock()
         self._process = os.getpid()
         self._checkpointed = 0
-        self._writing = engine.execution_options(conversation_store_writes=True)
+        self._begins = owned and self.dialect == "sqlite"
         # One state of the database for all a reading sees; SQLite and MariaDB do so by themselves.
-        snapshot = {"isolation_level": "REPEATABLE READ"} if self.dialect == "postgresql" else {}
-        self._reading = engine.execution_options(**snapshot)
+        snapshot = self.dialect == "postgresql"
+        self._reading = engine.execution_options(isolation_level="REPEATABLE READ") if snapshot else engine
 
     @classmethod
     def open(cls, database: str | URL | Engine, *, durability: str = "full") -> Database:
@@ -215,7 +255,7 @@ class Database:
 
         @event.listens_for(engine, "connect")
         def set_up(connection: Any, _record: object) -> None:
-            connection.isolation_level = None  # BEGIN is ours, see below
+            connection.isolation_level = None  # BEGIN is ours, see _begin()
             cursor = connection.cursor()
             try:
                 for statement in (*_SQLITE_SETUP, f"PRAGMA synchronous={level}"):
@@ -223,11 +263,6 @@ class Database:
                 _write_ahead(cursor)
             finally:
                 cursor.close()
-
-        @event.listens_for(engine, "begin")
-        def begin(connection: Connection) -> None:
-            writes = connection.get_execution_options().get("conversation_store_writes", False)
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
         return cls(engine, owned=True, path=str(Path(str(name)).resolve()) if plain else None)
 
@@ -268,9 +303,20 @@ class Database:
         self._after_fork()
         try:
             with self._alone(), self._reading.connect() as connection:
+                self._begin(connection, "BEGIN")
                 yield connection
         except SQLAlchemyError as error:
             raise translated(error) from None
+
+    def _begin(self, connection: Connection, statement: str) -> None:
+        # Not by an event of the engine: one listener there makes every statement look for listeners.
+        if not self._begins:
+            return
+        driver: Any = connection.connection.driver_connection
+        try:
+            driver.execute(statement).close()
+        except sqlite3.Error as error:
+            raise OperationalError(statement, None, error) from error
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -306,10 +352,11 @@ class Database:
                 with (
                     self._alone(),
                     self._lock.held() if self._lock else _nothing(),
-                    self._writing.connect() as connection,
+                    self.engine.connect() as connection,
                 ):
                     transaction = connection.begin()
                     try:
+                        self._begin(connection, "BEGIN IMMEDIATE")
                         result = work(connection)
                         committing = True
                         transaction.commit()

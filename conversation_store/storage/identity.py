@@ -45,7 +45,7 @@ def owner() -> str:
 
     Host, boot id, process id and the process's start time since boot, in clock ticks.
     """
-    return f"{_boot()}/{os.getpid()}/{_started(os.getpid())}"
+    return _named(os.getpid())
 
 
 def provably_dead(name: str) -> bool:
@@ -55,6 +55,12 @@ def provably_dead(name: str) -> bool:
     if boot != _boot() or not pid.isdigit() or not started:
         return False
     return _started(int(pid)) != started
+
+
+@lru_cache(maxsize=1)
+def _named(pid: int) -> str:
+    # A process keeps its name; after a fork the number is another one.
+    return f"{_boot()}/{pid}/{_started(pid)}"
 
 
 @lru_cache(maxsize=1)

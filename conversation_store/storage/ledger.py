@@ -13,12 +13,13 @@ from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
 from conversation_store.errors import ContentError
 from conversation_store.record import canonical
 from conversation_store.record.exchange import Exchange, State, Usage
+from conversation_store.storage.engine import Compiled
 from conversation_store.storage.tables import conversation_exchange as table
 
 _MODEL_LENGTH: Final = 200
 _of: Final = table.c.conversation == bindparam("of")
-_insert: Final = insert(table)
-_finish: Final = update(table).where(_of, table.c.position == bindparam("at_position"))
+_insert: Final = Compiled(insert(table))
+_finish: Final = Compiled(update(table).where(_of, table.c.position == bindparam("at_position")))
 _one: Final = select(table).where(_of, table.c.position == bindparam("at_position"))
 _after: Final = (
     select(table).where(_of, table.c.position > bindparam("at_position")).order_by(table.c.position).limit(1)
@@ -37,8 +38,8 @@ _newest: Final = select(table).where(_of).order_by(table.c.position.desc()).limi
 
 def begin(connection: Connection, exchange: Exchange) -> None:
     """Write the row of an exchange that has just begun."""
-    connection.execute(
-        _insert,
+    _insert.run(
+        connection,
         {
             "conversation": exchange.conversation.bytes,
             "position": exchange.position,
@@ -62,8 +63,8 @@ def begin(connection: Connection, exchange: Exchange) -> None:
 
 def finish(connection: Connection, exchange: Exchange, outcome: int | None) -> None:
     """Bring the row of an exchange up to its outcome; *outcome* is the position of that entry."""
-    connection.execute(
-        _finish,
+    _finish.run(
+        connection,
         {
             "of": exchange.conversation.bytes,
             "at_position": exchange.position,

@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from conversation_store.errors import BusyError, ConflictError, LeaseLostError, NotFoundError
 from conversation_store.record.chain import Entry
-from conversation_store.storage.engine import RolledBack
+from conversation_store.storage.engine import Compiled, RolledBack
 from conversation_store.storage.tables import (
     NO_TOKEN,
     conversation,
@@ -121,9 +121,7 @@ class Commit:
     owner: str = ""
 
 
-_KEEP: Final = -1
-
-_compare_and_set: Final = (
+_changed: Final = (
     update(conversation)
     .where(
         conversation.c.id == bindparam("of"),
@@ -135,18 +133,22 @@ _compare_and_set: Final = (
         head=bindparam("new_head"),
         view_position=bindparam("new_view"),
         settings_position=bindparam("new_settings"),
+        updated=bindparam("at"),
+    )
+)
+_compare_and_set: Final = Compiled(_changed)
+_compare_and_set_pending: Final = Compiled(
+    _changed.values(
         pending_token=bindparam("new_token"),
         pending_position=bindparam("new_pending"),
         lease_until=case(
             (bindparam("lease", type_=conversation.c.length.type) > 0, now() + bindparam("lease")),
-            (bindparam("lease") == 0, 0),
-            else_=conversation.c.lease_until,
+            else_=0,
         ),
-        lease_owner=case((bindparam("lease") == _KEEP, conversation.c.lease_owner), else_=bindparam("new_owner")),
-        updated=bindparam("at"),
+        lease_owner=bindparam("new_owner"),
     )
 )
-_insert_entries: Final = insert(conversation_entry)
+_insert_entries: Final = Compiled(insert(conversation_entry))
 _insert_uses: Final = insert(conversation_blob_use)
 _last_digest: Final = select(conversation_entry.c.digest).where(
     conversation_entry.c.conversation == bindparam("of"),
@@ -215,28 +217,31 @@ def append(connection: Connection, commit: Commit) -> bool:
         NotFoundError: The conversation is gone.
     """
     after = commit.after
-    changed = connection.execute(
-        _compare_and_set,
-        {
-            "of": commit.conversation.bytes,
-            "expected": commit.before.length,
-            "held": commit.before.token,
-            "new_length": after.length,
-            "new_head": after.digest,
-            "new_view": after.view_position,
-            "new_settings": after.settings_position,
+    row = {
+        "of": commit.conversation.bytes,
+        "expected": commit.before.length,
+        "held": commit.before.token,
+        "new_length": after.length,
+        "new_head": after.digest,
+        "new_view": after.view_position,
+        "new_settings": after.settings_position,
+        "at": commit.entries[-1].at,
+    }
+    if commit.lease is None:
+        changed = _compare_and_set.run(connection, row)
+    else:
+        row |= {
             "new_token": after.token,
             "new_pending": after.pending_position,
-            "lease": _KEEP if commit.lease is None else commit.lease,
+            "lease": commit.lease,
             "new_owner": commit.owner,
-            "at": commit.entries[-1].at,
-        },
-    )
+        }
+        changed = _compare_and_set_pending.run(connection, row)
     if changed.rowcount != 1:
         if is_there(connection, commit):
             return False
         raise _what_is_in_the_way(connection, commit)
-    connection.execute(_insert_entries, [row_of(commit.conversation, entry) for entry in commit.entries])
+    _insert_entries.run(connection, *(row_of(commit.conversation, entry) for entry in commit.entries))
     if commit.uses:
         connection.execute(_insert_uses, [_use_row(commit, use) for use in commit.uses])
     return True
@@ -333,7 +338,7 @@ def create(connection: Connection, commit: Commit, *, key: str | None, forked_fr
                     "conversation": commit.conversation.bytes,
                 },
             )
-        connection.execute(_insert_entries, [row_of(commit.conversation, entry) for entry in commit.entries])
+        _insert_entries.run(connection, *(row_of(commit.conversation, entry) for entry in commit.entries))
     except IntegrityError:
         raise RolledBack(False) from None
     return True
