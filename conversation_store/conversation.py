@@ -327,7 +327,7 @@ class Conversation:
         wait: float = 0,
         check: bool = True,
         allow_unlisted_model: bool = False,
-        on_unknown: OnUnknown = "raise",
+        on_unknown: OnUnknown | None = None,
         on_rejected: OnRejected = "set_aside",
         **overrides: Any,
     ) -> Reply:
@@ -344,7 +344,8 @@ class Conversation:
             wait: Seconds to wait for a pending exchange of another worker.
             check: False lets through what the rule book would refuse.
             allow_unlisted_model: Take a prefill to a model of which nothing is known.
-            on_unknown: What to do where it is not known whether a request ran: raise, or send again.
+            on_unknown: What to do where it is not known whether a request ran: ``raise``, or ``resend`` it. None for
+                what the client was made with.
             on_rejected: Whether turns that the API rejects or the model refuses leave the view or are kept.
             overrides: Settings for this exchange alone.
 
@@ -364,6 +365,7 @@ class Conversation:
             allow_unlisted_model=allow_unlisted_model,
         )
         terms = self._terms(client, on_rejected)
+        on_unknown = on_unknown or client.on_unknown
         begun = self._begin(said, terms, idempotency_key, wait, on_unknown)
         return self._to_its_end(self._send(begun, client, on_unknown), said, client, terms, on_unknown)
 
@@ -375,7 +377,7 @@ class Conversation:
         wait: float = 0,
         check: bool = True,
         allow_unlisted_model: bool = False,
-        on_unknown: OnUnknown = "raise",
+        on_unknown: OnUnknown | None = None,
         on_rejected: OnRejected = "set_aside",
         journal: JournalMode = "timely",
         **overrides: Any,
@@ -401,13 +403,14 @@ class Conversation:
             stream=True,
         )
         terms = self._terms(client, on_rejected)
+        unknown = on_unknown or client.on_unknown
 
         def begin(paused: Reply | None, rounds: Iterator[int] = iter(range(MOST_PAUSES))) -> Pending | None:  # noqa: B008
             if paused is None:
-                return self._begin(said, terms, idempotency_key, wait, on_unknown)
-            return None if next(rounds, None) is None else self._continued(paused, said, terms, on_unknown)
+                return self._begin(said, terms, idempotency_key, wait, unknown)
+            return None if next(rounds, None) is None else self._continued(paused, said, terms, unknown)
 
-        return Stream(self._history, client, begin, lease=terms.lease, mode=journal, on_unknown=on_unknown)
+        return Stream(self._history, client, begin, lease=terms.lease, mode=journal, on_unknown=unknown)
 
     def begin(
         self,
@@ -417,7 +420,7 @@ class Conversation:
         wait: float = 0,
         check: bool = True,
         allow_unlisted_model: bool = False,
-        on_unknown: OnUnknown = "raise",
+        on_unknown: OnUnknown | None = None,
         on_rejected: OnRejected = "set_aside",
         lease: float = CALLER_LEASE,
         **overrides: Any,
@@ -440,7 +443,7 @@ class Conversation:
             allow_unlisted_model=allow_unlisted_model,
         )
         terms = Terms(sent_by="caller", lease=lease, on_rejected=on_rejected)
-        return self._begin(said, terms, idempotency_key, wait, on_unknown)
+        return self._begin(said, terms, idempotency_key, wait, on_unknown or "raise")
 
     def run_tools(
         self,
@@ -540,15 +543,23 @@ class Conversation:
             raise BusyError(self.id, known.kept.lease_until)
         if abandoned:
             lost = known.exchange(known.head.pending_position)
+            arrived = self._arrived(lost)
+            if action != "resend" or arrived:
+                # What had arrived of a stream becomes part of the record before anything else is done.
+                self._give_up(lost, arrived, keep=action == "keep_partial")
             if action == "resend":
-                return self._tried_again(lost, {})
-            self._give_up(lost, keep=action == "keep_partial")
+                return self._tried_again(known.exchange(lost.position), {})
         return self._go_on_from_partial() if action == "keep_partial" else None
 
-    def _give_up(self, lost: Exchange, *, keep: bool) -> None:
-        """Record that a lost exchange has no answer, with what the journal has of it."""
+    def _arrived(self, lost: Exchange) -> bytes:
+        """Read what the journal has of a lost exchange's answer."""
+        if not lost.streamed:
+            return b""
         with self._history.database.read() as connection:
-            arrived = journal.read(connection, self.id, lost.position) if lost.streamed else b""
+            return journal.read(connection, self.id, lost.position)
+
+    def _give_up(self, lost: Exchange, arrived: bytes, *, keep: bool) -> None:
+        """Record that a lost exchange has no answer, and what had arrived of one."""
         if keep or arrived:
             error: APIError = InterruptedAnswerError(
                 f"the worker was lost before the answer was whole; {len(arrived)} bytes had arrived", partial=arrived
@@ -585,7 +596,7 @@ class Conversation:
             self._append_turns([(Origin.SYNTHETIC, wire, {"reason": f"exchange {last.position} broke off"})])
             said = Said(overrides=known.overrides_of(last))
         begun = pending.begin(known, preflight.plan(known, said), terms, retry_of=first)
-        return self._to_its_end(self._send(begun, client, "raise"), said, client, terms, "raise")
+        return self._to_its_end(self._send(begun, client, client.on_unknown), said, client, terms, client.on_unknown)
 
     # --- auditing --------------------------------------------------------------------------------------------------
 
@@ -676,9 +687,9 @@ class Conversation:
     def _tried_again(self, old: Exchange, changes: Mapping[str, Any]) -> Reply:
         client = self._client()
         terms = self._terms(client)
-        reply = self._send(pending.again(self._history, old, changes, terms), client, "raise")
+        reply = self._send(pending.again(self._history, old, changes, terms), client, client.on_unknown)
         said = Said(overrides={**self._history.overrides_of(reply.exchange)})
-        return self._to_its_end(reply, said, client, terms, "raise")
+        return self._to_its_end(reply, said, client, terms, client.on_unknown)
 
     def _to_its_end(self, reply: Reply, said: Said, client: Client, terms: Terms, on_unknown: OnUnknown) -> Reply:
         """Go on with a paused answer until it is not, each time an exchange of its own; up to ``MOST_PAUSES``."""

@@ -1195,3 +1195,21 @@ def test_what_is_no_exchange_cannot_be_replayed(chat: Conversation) -> None:
             chat.replay(wrong)
     with pytest.raises(CodecError):
         chat.replay(evolve(reply.exchange, position=2))
+
+
+def test_the_client_s_own_word_on_unknown_outcomes_counts(database_url: str) -> None:
+    """A client made with on_unknown="resend" sends again after a 500; one made without it does not."""
+    with MessagesAPI() as api:
+        for word, expected in (("resend", "answered"), ("raise", "failed")):
+            with (
+                Client(api.key, base_url=api.url, on_unknown=word) as client,  # type: ignore[arg-type]
+                Store(database_url, client=client) as store,
+            ):
+                chat = store.open(word, model="claude-sonnet-5-5", max_tokens=100)
+                api.fail(Fault.status(500, retry_after=0.01))
+                if expected == "answered":
+                    chat.send("Hello")
+                else:
+                    with pytest.raises(ServerError):
+                        chat.send("Hello")
+                assert chat.exchanges[-1].state == expected

@@ -322,7 +322,7 @@ class Client:
         secrets: Values by name that stand inside requests and must not be stored; see ``secret``.
         clock: Time, sleep and chance.
 
-    The attributes ``version``, ``betas``, ``timeout`` and ``max_attempts`` say what was given.
+    The attributes ``version``, ``betas``, ``timeout``, ``max_attempts`` and ``on_unknown`` say what was given.
 
     Raises:
         ConfigurationError: Values that cannot work.
@@ -367,7 +367,7 @@ class Client:
         self._connect_timeout = connect_timeout
         self.timeout = timeout
         self.max_attempts = max_attempts
-        self._on_unknown: OnUnknown = on_unknown
+        self.on_unknown: OnUnknown = on_unknown
         _check_limits(timeout, max_attempts, on_unknown)
         if ca_bundle is not None and not Path(ca_bundle).exists():
             raise ConfigurationError(f"ca_bundle: there is no {ca_bundle}")
@@ -584,7 +584,7 @@ class Client:
             del headers["content-type"]
         timeout = self.timeout if timeout is None else timeout
         max_attempts = self.max_attempts if max_attempts is None else max_attempts
-        on_unknown = on_unknown or self._on_unknown
+        on_unknown = on_unknown or self.on_unknown
         _check_limits(timeout, max_attempts, on_unknown)
         return _Call(
             method=method,
