@@ -64,6 +64,8 @@ CALLER_LEASE: Final = 900.0
 MOST_PAUSES: Final = 10
 """How often a paused answer is gone on with before the caller is asked."""
 
+_LONGEST_WAIT: Final = 10_000_000
+
 _SHORTEST_POLL: Final = 0.02
 _LONGEST_POLL: Final = 1.0
 
@@ -641,6 +643,12 @@ class Conversation:
     def _begin(self, said: Said, terms: Terms, key: str | None, wait: float, on_unknown: OnUnknown) -> Pending:
         """Begin an exchange, or find what its key stands for; wait for another worker's where asked to."""
         _check_key(key)
+        _check_seconds("wait", wait)
+        _check_seconds("lease", terms.lease)
+        if terms.on_rejected not in {"set_aside", "keep"}:
+            raise ContentError("on_rejected", "is one of set_aside, keep")
+        if on_unknown not in {"raise", "resend"}:
+            raise ContentError("on_unknown", "is one of raise, resend")
         until = time.monotonic() + wait
         pause = _SHORTEST_POLL
         while True:
@@ -779,9 +787,16 @@ def _refuse(found: Sequence[Finding]) -> None:
         raise RuleViolationError(errors)
 
 
+def _check_seconds(name: str, seconds: object) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= _LONGEST_WAIT:
+        raise ContentError(name, f"give seconds, from 0 to {_LONGEST_WAIT:,}")
+
+
 def _check_key(key: str | None) -> None:
     if key is None:
         return
+    if not isinstance(key, str):
+        raise ContentError("idempotency_key", f"give a string, not a {type(key).__name__}: str(update_id)")
     try:
         size = len(key.encode())
     except UnicodeEncodeError:

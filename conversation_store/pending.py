@@ -133,6 +133,7 @@ class Pending:
         """
         if self.reply is not None:
             return self.reply
+        self._refuse_ended()
         if answer is not None:
             message, exact = outcomes.bytes_of(answer)
             self._taken = _Taken(message, message if exact else None, "bytes" if exact else "object", attempts)
@@ -155,6 +156,10 @@ class Pending:
         """
         self._taken, self._ending = _Taken(message, response, "stream", attempts, incomplete), None
         return self._finished()
+
+    def _refuse_ended(self) -> None:
+        if self.exchange.state not in {State.PENDING, State.UNKNOWN}:
+            raise ContentError("answer", f"this exchange has ended already: {self.exchange.state}")
 
     def _finished(self) -> Reply:
         if self._taken is None:
@@ -179,6 +184,7 @@ class Pending:
             LeaseLostError: Another worker took the exchange over.
             DatabaseError: It could not be recorded; the exchange will read as unknown once its lease is over.
         """
+        self._refuse_ended()
         fault = outcomes.api_error(error)
         state, billed, body = outcomes.failed(fault)
         at = identity.now()

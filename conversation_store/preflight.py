@@ -58,6 +58,8 @@ class Said:
         if self.content:
             wire = codec.wire("user", self.content, f"messages.{first}")
             written.append((origin_of("user", wire), wire))
+        if self.prefill is not None and not isinstance(self.prefill, (str, list, tuple)):
+            raise ContentError("prefill", "give a string, or a list of text blocks")
         if self.prefill is not None:
             pieces = (self.prefill,) if isinstance(self.prefill, str) else tuple(self.prefill)
             written.append((Origin.PREFILL, codec.wire("assistant", pieces, f"messages.{first + len(written)}")))

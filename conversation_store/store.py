@@ -18,7 +18,7 @@ from conversation_store.api import models as model_data
 from conversation_store.api.client import Client
 from conversation_store.api.models import Models
 from conversation_store.api.request import Settings
-from conversation_store.audit.verify import Fault
+from conversation_store.audit.verify import Fault, verify_conversation
 from conversation_store.conversation import Conversation
 from conversation_store.errors import ContentError, NotFoundError
 from conversation_store.history import Options, settings_draft
@@ -179,15 +179,13 @@ class Store:
 
     def verify(self) -> Sequence[Fault]:
         """Verify every conversation of this scope; see ``Conversation.verify``."""
-        faults: list[Fault] = []
-        page = self.list(limit=1000)
-        while page:
-            for each in page:
-                faults += self.get(each.id).verify()
-            page = self.list(limit=1000, after=page[-1])
-        return faults
+        with self._database.read() as connection:
+            known = log.every_id(connection, self.scope)
+        return [fault for each in known for fault in verify_conversation(self._database, each)]
 
     def _find(self, which: str | UUID) -> Kept | None:
+        if not isinstance(which, (str, UUID)):
+            raise ContentError("which", f"give a key (str) or an id (UUID), not a {type(which).__name__}")
         if isinstance(which, str) and any("\ud800" <= each <= "\udfff" for each in which):
             return None  # no text, so nobody's key
         with self._database.read() as connection:

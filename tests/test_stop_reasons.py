@@ -448,7 +448,7 @@ def test_what_is_tried_again_may_pause_too(chat: Conversation, store: Store, api
         with pytest.raises(OverloadedError):
             chat.send("What is an ant?", idempotency_key="1", max_tokens=77)
     else:
-        chat.begin("What is an ant?", idempotency_key="1", max_tokens=77, lease=-1)
+        chat.begin("What is an ant?", idempotency_key="1", max_tokens=77, lease=0)
     api.answer(Answer([text("Look. "), searching(1)], stop_reason="pause_turn"), END)
     fresh = store.get(chat.id)
     reply = fresh.retry() if again == "retry" else fresh.recover("resend")

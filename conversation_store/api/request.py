@@ -115,6 +115,8 @@ class Settings:
         parts = _parts(self.body)
         result = self
         for name, value in changes.items():
+            if not name or not name.isascii():
+                raise ContentError("settings", "a parameter of the API has a name in ASCII")
             if name in _NOT_SETTINGS:
                 raise ContentError(name, "is no setting: turns and the way of sending are said elsewhere")
             if name == "version":
@@ -165,6 +167,8 @@ def _name_of(server: object) -> object:
 def _without_token(value: object, name: str, key: str, secrets: dict[str, str]) -> object:
     if not isinstance(value, Mapping) or not isinstance(value.get(key), str) or value[key].startswith(PLACEHOLDER):
         return value
+    if secrets.get(name, value[key]) != value[key]:
+        raise ContentError(name, "two servers of this name have tokens: give each a name of its own")
     secrets[name] = value[key]
     return {**value, key: PLACEHOLDER + name}
 

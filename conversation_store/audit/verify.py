@@ -18,8 +18,8 @@ from uuid import UUID
 from attrs import frozen
 from sqlalchemy import Connection
 
-from conversation_store.errors import CodecError
-from conversation_store.record import chain
+from conversation_store.errors import CodecError, ContentError
+from conversation_store.record import canonical, chain
 from conversation_store.record.turns import fields_of
 from conversation_store.storage import log
 from conversation_store.storage.engine import Database
@@ -38,7 +38,7 @@ class Fault:
 
     Attributes:
         code: What kind of fault, stable: ``column``, ``position``, ``kind``, ``header``, ``digest``, ``body``,
-            ``about``, ``blob``, ``salt``, ``length``, ``head``, ``missing``, ``outside``.
+            ``about``, ``blob``, ``salt``, ``length``, ``head``, ``row``, ``missing``, ``outside``.
         conversation: In which conversation.
         position: At which entry; -1 for the conversation's row.
         expected: What the record commits to.
@@ -73,6 +73,7 @@ def _faults(connection: Connection, conversation: UUID) -> Iterator[Fault]:
         return
     digest, position = chain.genesis(conversation), 0
     trusted = True
+    told: dict[str, object] = {"view_position": 0, "settings_position": 0, "title": None, "metadata": None}
     for found in log.raw_entries(connection, conversation, PAGE):
         faults = [Fault(code, conversation, position, *said) for code, *said in _columns(found)]
         if not faults and found.position != position:
@@ -89,11 +90,32 @@ def _faults(connection: Connection, conversation: UUID) -> Iterator[Fault]:
         # Go on from what is stored, so that one change is one fault and not one for every entry after it.
         digest, trusted = found.digest, True
         yield from _commitments(connection, conversation, found)
+        told |= _told(found, position)
         position += 1
     if row.length != position:
         yield Fault("length", conversation, -1, str(position), repr(row.length)[:80])
     if row.head != digest:
         yield Fault("head", conversation, -1, digest.hex(), _shown(row.head))
+    for name, value in told.items():
+        if getattr(row, name) != value:
+            yield Fault("row", conversation, -1, f"{name} {_shown(value)}", _shown(getattr(row, name)))
+
+
+def _told(entry: Any, position: int) -> dict[str, object]:
+    """Say what the conversation's row must tell after an entry; what is derived otherwise is in other tables."""
+    if entry.kind in {"view", "settings"}:
+        return {f"{entry.kind}_position": position}
+    if entry.kind != "labelled" or type(entry.body) is not bytes:
+        return {}
+    try:
+        said = canonical.object_of(entry.body)
+        title, metadata = said.get("title"), said.get("metadata")
+        return {
+            "title": title.encode() if isinstance(title, str) else None,
+            "metadata": None if metadata is None else canonical.dumps(metadata),
+        }
+    except (CodecError, ContentError):
+        return {}
 
 
 def _shown(value: object) -> str:

@@ -81,6 +81,26 @@ def _read(path: str | Path, limit: int) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise AttachmentError(str(path), error.strerror or type(error).__name__) from None
+    except (TypeError, ValueError) as error:
+        raise AttachmentError(repr(path), f"is no path: {error}") from None
+
+
+def _address(url: object) -> Object:
+    if not isinstance(url, str) or not url.startswith(("https://", "http://")):
+        raise AttachmentError("url", "give an address that begins with https://")
+    return {"type": "url", "url": url}
+
+
+def _uploaded(file_id: object) -> Object:
+    if not isinstance(file_id, str) or not file_id.strip():
+        raise AttachmentError("file_id", "give the id of an uploaded file")
+    return {"type": "file", "file_id": file_id}
+
+
+def _given(data: object, path: str) -> bytes:
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise AttachmentError(path, f"give bytes, not a {type(data).__name__}")
+    return bytes(data)
 
 
 def _bytes_of(source: Object) -> bytes | None:
@@ -122,6 +142,7 @@ class Image(Block):
         Raises:
             AttachmentError: Not a picture the API takes, broken, or over a limit.
         """
+        data = _given(data, path)
         measured = media.measure(data, path=path)
         if not measured.type.startswith("image/"):
             raise AttachmentError(path, f"{measured.type} is no image: use Document")
@@ -131,12 +152,12 @@ class Image(Block):
     @classmethod
     def from_url(cls, url: str) -> Self:
         """Name a picture for the API to fetch; nothing is fetched here, so what it shows may change."""
-        return cls({"type": "url", "url": url})
+        return cls(_address(url))
 
     @classmethod
     def from_file_id(cls, file_id: str) -> Self:
         """Name a picture uploaded with the Files API; it can be replayed only while the file exists."""
-        return cls({"type": "file", "file_id": file_id})
+        return cls(_uploaded(file_id))
 
     @property
     def data(self) -> bytes | None:
@@ -177,6 +198,7 @@ class Document(Block):
         Raises:
             AttachmentError: No PDF, broken, encrypted, or over a limit.
         """
+        data = _given(data, path)
         measured = media.measure(data, path=path)
         if measured.type != "application/pdf":
             raise AttachmentError(path, f"{measured.type} is no PDF: use Image")
@@ -192,12 +214,12 @@ class Document(Block):
     @classmethod
     def from_url(cls, url: str) -> Self:
         """Name a PDF for the API to fetch; nothing is fetched here, so what it says may change."""
-        return cls({"type": "url", "url": url})
+        return cls(_address(url))
 
     @classmethod
     def from_file_id(cls, file_id: str) -> Self:
         """Name a file uploaded with the Files API; it can be replayed only while the file exists."""
-        return cls({"type": "file", "file_id": file_id})
+        return cls(_uploaded(file_id))
 
     @property
     def data(self) -> bytes | None:

@@ -429,10 +429,14 @@ def _entry(row: Any) -> Entry:
 
 # --- as the rows lie, for verifying ------------------------------------------------------------------------------
 
+UUID_BYTES: Final = 16
+
 RawEntry = namedtuple(  # noqa: PYI024 - its fields are of any type on purpose
     "RawEntry", ("position", "kind", "at", "header", "body", "about", "salt", "request_salt", "digest")
 )
-RawRow = namedtuple("RawRow", ("length", "head"))  # noqa: PYI024 - likewise
+RawRow = namedtuple(  # noqa: PYI024 - likewise
+    "RawRow", ("length", "head", "view_position", "settings_position", "title", "metadata")
+)
 
 
 def _as_it_lies(connection: Connection, statement: Executable, parameters: Mapping[str, object]) -> list[Any]:
@@ -445,13 +449,19 @@ def _plain(value: object) -> object:
     return bytes(value) if isinstance(value, memoryview) else value
 
 
-def raw_row(connection: Connection, of: UUID) -> Any:
-    """Read length and head of a conversation as they lie; None where there is no row."""
-    rows = _as_it_lies(
-        connection,
-        select(conversation.c.length, conversation.c.head).where(conversation.c.id == bindparam("of")),
-        {"of": of.bytes},
+def every_id(connection: Connection, scope: str) -> list[UUID]:
+    """List the conversations of a scope by id alone, past everything else a row may hold."""
+    statement = (
+        select(conversation.c.id).where(conversation.c.scope == bindparam("in_scope")).order_by(conversation.c.id)
     )
+    rows = _as_it_lies(connection, statement, {"in_scope": scope.encode()})
+    return [UUID(bytes=found) for (found,) in rows if isinstance(found, bytes) and len(found) == UUID_BYTES]
+
+
+def raw_row(connection: Connection, of: UUID) -> Any:
+    """Read what a conversation's row tells of its log, as it lies; None where there is no row."""
+    columns = [conversation.c[name] for name in RawRow._fields]
+    rows = _as_it_lies(connection, select(*columns).where(conversation.c.id == bindparam("of")), {"of": of.bytes})
     return RawRow(*rows[0]) if rows else None
 
 

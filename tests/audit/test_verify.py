@@ -360,15 +360,23 @@ def test_a_changed_salt_of_a_request_shows_when_it_is_replayed(kept: Kept) -> No
         chat.replay(7)
 
 
+@pytest.mark.parametrize("change", ["view_position = 3", "settings_position = 3", "title = NULL", "metadata = NULL"])
+def test_a_row_that_tells_something_else_than_its_log_is_found(kept: Kept, change: str) -> None:
+    """What the row says of view, settings, title and metadata is held against the newest entries that tell them."""
+    with kept.engine.begin() as connection:
+        kept.on(connection, f"UPDATE conversation SET {change} WHERE id = :c")
+    assert [fault.code for fault in kept.faults()] == ["row"]
+
+
 def test_a_cut_tail_with_its_row_put_back_cannot_be_seen(kept: Kept) -> None:
-    """Whoever also sets length and head can cut the end off: only something kept elsewhere shows it."""
+    """Whoever also puts back what the row tells can cut the end off: only something kept elsewhere shows it."""
     with kept.engine.begin() as connection:
         kept.on(connection, "DELETE FROM conversation_blob_use WHERE conversation = :c AND position > 8")
         kept.on(connection, "DELETE FROM conversation_entry WHERE conversation = :c AND position > 8")
         kept.on(
             connection,
-            "UPDATE conversation SET length = 9, head = (SELECT digest FROM conversation_entry WHERE "
-            "conversation = :c AND position = 8) WHERE id = :c",
+            "UPDATE conversation SET length = 9, settings_position = 1, head = (SELECT digest "
+            "FROM conversation_entry WHERE conversation = :c AND position = 8) WHERE id = :c",
         )
     assert kept.faults() == []
 
