@@ -531,7 +531,7 @@ def _brought_back(known: History, old: Exchange, fields: Mapping[str, Any]) -> d
     """Write the view that a rejected request had, and what came after; None where nothing was set aside."""
     if fields_of(known.entry(known.head.view_position).header).get("request") != old.position:
         return None
-    if any(turn.position > old.position and turn.conversation == known.id for turn in known.turns):
+    if (place := known.messages.places[-1:]) and place[0][0] == known.id and place[0][1] > old.position:
         raise ContentError("", "turns were added since the rejected ones; say it anew instead of trying again")
     with known.database.read() as connection:
         past, _ = history.view_at(connection, known.id, fields["view"])

@@ -146,13 +146,3 @@ def moved(marks: Iterable[Sequence[int]], cuts: Sequence[Cut]) -> list[list[int]
         return at - gone
 
     return [[place(begin), place(begin + size) - place(begin)] for begin, size in marks]
-
-
-def restore(body: bytes, inserts: Iterable[tuple[int, bytes]]) -> bytes:
-    """Put strings back at their offsets in the shortened *body*, in order."""
-    pieces: list[bytes] = []
-    at = 0
-    for offset, string in inserts:
-        pieces += (body[at:offset], string)
-        at = offset
-    return b"".join([*pieces, body[at:]])

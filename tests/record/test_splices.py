@@ -24,7 +24,12 @@ def made(size: int) -> bytes:
 
 def restored(body: bytes, cuts: Iterable[Cut]) -> bytes:
     """Put cuts back where they were."""
-    return splices.restore(body, [(cut.offset, b"".join(splices.text([cut.data], cut.encoding))) for cut in cuts])
+    pieces: list[bytes] = []
+    at = 0
+    for cut in cuts:
+        pieces += (body[at : cut.offset], *splices.text([cut.data], cut.encoding))
+        at = cut.offset
+    return b"".join([*pieces, body[at:]])
 
 
 def quoted(*strings: str) -> bytes:
