@@ -335,7 +335,7 @@ def test_no_single_change_of_an_entry_goes_unseen(kept: Kept) -> None:
             elif isinstance(old, int):
                 new = old + 1_000
             else:
-                new = old[:-1] + (b"\x01" if isinstance(old, bytes) else "x")
+                new = old[:-1] + (bytes([old[-1] ^ 1]) if isinstance(old, bytes) else "x")
             update = f"UPDATE conversation_entry SET {column} = :b WHERE conversation = :c AND position = "
             moved = new if column == "position" else position
             kept.run(update + str(position), b=new)
