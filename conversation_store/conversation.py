@@ -7,8 +7,7 @@ one appends, the other finds out by ``ConflictError``, and goes on after ``refre
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from typing import Any, Final, Literal, TypeAlias
@@ -16,7 +15,7 @@ from uuid import UUID
 
 from attrs import evolve
 
-from conversation_store import exchanges, history, outcomes, pending, preflight, tools
+from conversation_store import exchanges, history, pending, preflight, tools
 from conversation_store.api.client import Client
 from conversation_store.api.request import Request
 from conversation_store.api.rules import Finding
@@ -26,12 +25,10 @@ from conversation_store.errors import (
     BusyError,
     CodecError,
     ConfigurationError,
-    ConflictError,
     ContentError,
     InterruptedAnswerError,
     RuleViolationError,
     ToolOutcomeError,
-    UnknownOutcomeError,
 )
 from conversation_store.history import History, Options, settings_draft, turn_draft
 from conversation_store.pending import Pending, Terms
@@ -43,11 +40,12 @@ from conversation_store.record.codec import Content
 from conversation_store.record.exchange import Exchange, State
 from conversation_store.record.reply import Reply
 from conversation_store.record.turns import Origin, Turn
+from conversation_store.sending import Sending
 from conversation_store.storage import identity, journal, ledger
 from conversation_store.storage.blobs import Blob
 from conversation_store.storage.engine import Database
 from conversation_store.storage.log import Kept
-from conversation_store.storage.tables import IDEMPOTENCY_KEY_BYTES, NO_TOKEN
+from conversation_store.storage.tables import NO_TOKEN
 from conversation_store.streaming import JournalMode, Stream
 from conversation_store.tools import Tool
 
@@ -60,14 +58,6 @@ LEASE_MARGIN: Final = 30.0
 
 CALLER_LEASE: Final = 900.0
 """Seconds of lease for a request that the caller sends with a client of their own."""
-
-MOST_PAUSES: Final = 10
-"""How often a paused answer is gone on with before the caller is asked."""
-
-_LONGEST_WAIT: Final = 10_000_000
-
-_SHORTEST_POLL: Final = 0.02
-_LONGEST_POLL: Final = 1.0
 
 
 class Conversation:
@@ -366,10 +356,8 @@ class Conversation:
             check=check,
             allow_unlisted_model=allow_unlisted_model,
         )
-        terms = self._terms(client, on_rejected)
-        on_unknown = on_unknown or client.on_unknown
-        begun = self._begin(said, terms, idempotency_key, wait, on_unknown)
-        return self._to_its_end(self._send(begun, client, on_unknown), said, client, terms, on_unknown)
+        sending = self._sending(client, said, on_unknown, on_rejected, wait=wait, key=idempotency_key)
+        return sending.reply(sending.begin(), client)
 
     def stream(
         self,
@@ -404,15 +392,8 @@ class Conversation:
             allow_unlisted_model=allow_unlisted_model,
             stream=True,
         )
-        terms = self._terms(client, on_rejected)
-        unknown = on_unknown or client.on_unknown
-
-        def begin(paused: Reply | None, rounds: Iterator[int] = iter(range(MOST_PAUSES))) -> Pending | None:  # noqa: B008
-            if paused is None:
-                return self._begin(said, terms, idempotency_key, wait, unknown)
-            return None if next(rounds, None) is None else self._continued(paused, said, terms, unknown)
-
-        return Stream(self._history, client, begin, lease=terms.lease, mode=journal, on_unknown=unknown)
+        sending = self._sending(client, said, on_unknown, on_rejected, wait=wait, key=idempotency_key)
+        return Stream(sending, client, mode=journal)
 
     def begin(
         self,
@@ -445,7 +426,15 @@ class Conversation:
             allow_unlisted_model=allow_unlisted_model,
         )
         terms = Terms(sent_by="caller", lease=lease, on_rejected=on_rejected)
-        return self._begin(said, terms, idempotency_key, wait, on_unknown or "raise")
+        sending = Sending(
+            history=self._history,
+            said=said,
+            terms=terms,
+            on_unknown=on_unknown or "raise",
+            wait=wait,
+            key=idempotency_key,
+        )
+        return sending.begin()
 
     def run_tools(
         self,
@@ -587,7 +576,6 @@ class Conversation:
         with known.database.read() as connection:
             begun_with = codec.blocks_of(history.prefill_of(connection, self.id, last.position))
         words = "".join([*(block.text for block in begun_with if isinstance(block, Text)), words]).rstrip()
-        terms = self._terms(client)
         first = last.position if last.retry_of is None else last.retry_of
         model = known.options.models.get(last.model)
         if model is not None and model.prefill:
@@ -597,8 +585,9 @@ class Conversation:
             wire = codec.wire("user", (request,))
             self._append_turns([(Origin.SYNTHETIC, wire, {"reason": f"exchange {last.position} broke off"})])
             said = Said(overrides=known.overrides_of(last))
-        begun = pending.begin(known, preflight.plan(known, said), terms, retry_of=first)
-        return self._to_its_end(self._send(begun, client, client.on_unknown), said, client, terms, client.on_unknown)
+        sending = self._sending(client, said)
+        begun = pending.begin(known, preflight.plan(known, said), sending.terms, retry_of=first)
+        return sending.reply(begun, client)
 
     # --- auditing --------------------------------------------------------------------------------------------------
 
@@ -632,131 +621,31 @@ class Conversation:
             raise ConfigurationError("this store has no client: Store(…, client=Client()), or use begin and finish")
         return client
 
-    def _terms(self, client: Client, on_rejected: OnRejected = "set_aside") -> Terms:
-        return Terms(
+    def _sending(
+        self,
+        client: Client,
+        said: Said,
+        on_unknown: OnUnknown | None = None,
+        on_rejected: OnRejected = "set_aside",
+        *,
+        wait: float = 0,
+        key: str | None = None,
+    ) -> Sending:
+        terms = Terms(
             sent_by="client",
             lease=client.timeout + LEASE_MARGIN,
             max_attempts=client.max_attempts,
             on_rejected=on_rejected,
         )
-
-    def _begin(self, said: Said, terms: Terms, key: str | None, wait: float, on_unknown: OnUnknown) -> Pending:
-        """Begin an exchange, or find what its key stands for; wait for another worker's where asked to."""
-        _check_key(key)
-        _check_seconds("wait", wait)
-        _check_seconds("lease", terms.lease)
-        if terms.on_rejected not in {"set_aside", "keep"}:
-            raise ContentError("on_rejected", "is one of set_aside, keep")
-        if on_unknown not in {"raise", "resend"}:
-            raise ContentError("on_unknown", "is one of raise, resend")
-        until = time.monotonic() + wait
-        pause = _SHORTEST_POLL
-        while True:
-            try:
-                known = None if key is None else self._known_by(key, said, terms, on_unknown)
-                if known is not None:
-                    return known
-                seen = self._history.head
-                self._history.refuse_busy()
-                if key is not None and self._history.head != seen:
-                    continue  # what was appended meanwhile may be this very message
-                return pending.begin(self._history, preflight.plan(self._history, said), terms, key)
-            except BusyError:
-                left = until - time.monotonic()
-                if left <= 0:
-                    raise
-                time.sleep(min(pause, left))
-                pause = min(pause * 1.5, _LONGEST_POLL)
-                self.refresh()
-            except ConflictError:
-                # With a key it is known that nobody else's message is meant; without one the caller decides.
-                if key is None:
-                    raise
-                self.refresh()
-
-    def _known_by(self, key: str, said: Said, terms: Terms, on_unknown: OnUnknown) -> Pending | None:
-        last = pending.by_key(self._history, key, said)
-        return None if last is None else self._settled(last, said, terms, on_unknown)
-
-    def _settled(self, last: Exchange, said: Said, terms: Terms, on_unknown: OnUnknown) -> Pending:
-        """Give what an exchange begun before has come to; try it again where that cannot be billed twice unasked."""
-        if last.state is State.PENDING:
-            raise BusyError(self.id, self._history.kept.lease_until)
-        if last.state in {State.ANSWERED, State.REFUSED}:
-            answered = Pending(self._history, last)
-            answered.reply = self._history.reply(last)
-            return answered
-        if last.state is State.REJECTED:
-            raise outcomes.error_of(self._history.outcome(last)[1])
-        if last.state is not State.FAILED and on_unknown == "raise":
-            raise UnknownOutcomeError(self.id, last.position, last.state)
-        return pending.again(self._history, last, {}, terms, stream=said.stream)
+        unknown = on_unknown or client.on_unknown
+        return Sending(history=self._history, said=said, terms=terms, on_unknown=unknown, wait=wait, key=key)
 
     def _tried_again(self, old: Exchange, changes: Mapping[str, Any]) -> Reply:
         client = self._client()
-        terms = self._terms(client)
-        reply = self._send(pending.again(self._history, old, changes, terms), client, client.on_unknown)
+        sending = self._sending(client, Said(overrides={}))
+        reply = sending.answer(pending.again(self._history, old, changes, sending.terms), client)
         said = Said(overrides={**self._history.overrides_of(reply.exchange)})
-        return self._to_its_end(reply, said, client, terms, client.on_unknown)
-
-    def _to_its_end(self, reply: Reply, said: Said, client: Client, terms: Terms, on_unknown: OnUnknown) -> Reply:
-        """Go on with a paused answer until it is not, each time an exchange of its own; up to ``MOST_PAUSES``."""
-        before: list[Reply] = []
-        while reply.stop_reason == "pause_turn" and len(before) < MOST_PAUSES:
-            following = self._continued(reply, said, terms, on_unknown)
-            if following is None:
-                break
-            before.append(reply)
-            reply = self._send(following, client, on_unknown)
-        return evolve(reply, before=tuple(before)) if before else reply
-
-    def _continued(self, paused: Reply, said: Said, terms: Terms, on_unknown: OnUnknown) -> Pending | None:
-        """Begin the exchange that goes on with a paused answer, or find it; None where more was said since."""
-        known = self._history
-        position = paused.exchange.position
-        with known.database.read() as connection:
-            following = ledger.after(connection, self.id, position)
-            newest = None if following is None else ledger.newest_try(connection, self.id, following.position)
-        if newest is not None and following is not None:
-            if history.continues(known.entry(following.position)) == position:
-                return self._settled(known.as_of_now(newest), said, terms, on_unknown)
-            return None
-        turn = paused.turn
-        if turn is None or known.messages.places[-1:] != [(turn.conversation, turn.position)]:
-            return None
-        overrides = {**said.overrides}
-        container = paused.fields.get("container")
-        if isinstance(container, Mapping) and "container" not in known.settings.params:
-            overrides.setdefault("container", container.get("id"))
-        more = evolve(said, content=(), prefill=None, overrides=overrides)
-        return pending.begin(known, preflight.plan(known, more), terms, continues=position)
-
-    def _send(self, begun: Pending, client: Client, on_unknown: OnUnknown) -> Reply:
-        if begun.reply is not None:
-            return begun.reply
-        try:
-            request = begun.request
-            answer = client.send(
-                request if request.streams else request.body,
-                version=request.version,
-                betas=request.betas,
-                path=request.endpoint,
-                on_unknown=on_unknown,
-            )
-        except Exception as error:
-            begun.fail(error)
-            raise
-        except BaseException as error:
-            # Ctrl-C: what became of the request is as unknown as after a lost connection.
-            begun.fail(APIError(f"stopped by {type(error).__name__}"))
-            raise
-        try:
-            return begun.finish(answer.body, attempts=answer.attempts)
-        except Exception:
-            raise
-        except BaseException:
-            begun.finish()  # it has arrived and was paid for: it is saved before Ctrl-C goes on
-            raise
+        return evolve(sending, said=said).whole(reply, client)
 
     # --- turns -----------------------------------------------------------------------------------------------------
 
@@ -785,21 +674,3 @@ def _refuse(found: Sequence[Finding]) -> None:
     errors = [finding for finding in found if finding.severity == "error"]
     if errors:
         raise RuleViolationError(errors)
-
-
-def _check_seconds(name: str, seconds: object) -> None:
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= _LONGEST_WAIT:
-        raise ContentError(name, f"give seconds, from 0 to {_LONGEST_WAIT:,}")
-
-
-def _check_key(key: str | None) -> None:
-    if key is None:
-        return
-    if not isinstance(key, str):
-        raise ContentError("idempotency_key", f"give a string, not a {type(key).__name__}: str(update_id)")
-    try:
-        size = len(key.encode())
-    except UnicodeEncodeError:
-        raise ContentError("idempotency_key", "a lone surrogate is no text") from None
-    if not 0 < size <= IDEMPOTENCY_KEY_BYTES:
-        raise ContentError("idempotency_key", f"has 1 to {IDEMPOTENCY_KEY_BYTES} bytes of UTF-8")

@@ -476,12 +476,18 @@ class History:
         return decode_all(kept)[1].text if exchange.streamed and kept else ""
 
     def was_begun(self, call: ToolUse) -> bool:
-        """Say whether a note tells that a tool was begun for this call; only the entries since the call are read."""
+        """
+        Say whether a note tells that a tool was begun for this call, here or in the log the call stands in.
+
+        Only the entries since the call are read.
+        """
         messages = self.messages
-        since = messages.places[messages.last_spoken[-1]][1] if messages.last_spoken else 0
+        of, since = messages.places[messages.last_spoken[-1]] if messages.last_spoken else (self.id, 0)
         with self.database.read() as connection:
-            entries = log.read(connection, self.id, since, self.head.length - 1)
-        return any(entry.kind == "note" and fields_of(entry.header).get("tool") == call.id for entry in entries)
+            notes = log.read_notes(connection, of, since)
+            if of != self.id:
+                notes += log.read_notes(connection, self.id, 0)
+        return any(fields_of(note.header).get("tool") == call.id for note in notes)
 
     def rebuilt(self, position: int) -> Request:
         """Build a past request again, ready to be sent; see ``rebuilt`` of this module."""

@@ -5,6 +5,7 @@ Preflight: what a request will be, and whether the API would take it, before any
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from attrs import frozen
@@ -171,11 +172,23 @@ def _carried_on(history: History) -> Mapping[str, Any]:
     if last is None or "container" in history.settings.params:
         return {}
     if last.state is State.ANSWERED:
-        container = history.outcome(last)[1].get("envelope", {}).get("container")
-        name = container.get("id") if isinstance(container, Mapping) else None
+        name = container_of(history.outcome(last)[1].get("envelope", {}))
     else:
         name = history.overrides_of(last).get("container")
     return {"container": name} if isinstance(name, str) else {}
+
+
+def container_of(envelope: Mapping[str, Any]) -> str | None:
+    """Name the container an answer came from; None where it had none, or its time is over and it would be refused."""
+    container = envelope.get("container")
+    if not isinstance(container, Mapping) or not isinstance(name := container.get("id"), str):
+        return None
+    try:
+        until = datetime.fromisoformat(str(container.get("expires_at")))
+    except ValueError:
+        return name
+    until = until if until.tzinfo is not None else until.replace(tzinfo=UTC)
+    return name if until.timestamp() * 1_000_000 > identity.now() else None
 
 
 def binding(history: History) -> list[Finding]:

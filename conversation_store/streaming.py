@@ -8,7 +8,7 @@ What the caller is shown goes through the journal: it is in the database within 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -16,13 +16,15 @@ from typing import Final, Literal, Self, TypeAlias
 
 from attrs import define, evolve, field
 
-from conversation_store.api.client import Client, OnUnknown, Streamed
+from conversation_store.api.client import Client, Streamed
 from conversation_store.api.retry import INTERRUPTED
 from conversation_store.api.stream import Accumulator, Decoder, Event, TextDelta
 from conversation_store.errors import APIError, CodecError, InterruptedAnswerError, LeaseLostError
 from conversation_store.history import History
+from conversation_store.outcomes import Answer
 from conversation_store.pending import Pending
 from conversation_store.record.reply import Reply
+from conversation_store.sending import MOST_PAUSES, Sending
 from conversation_store.storage import identity, journal
 
 JournalMode: TypeAlias = Literal["timely", "each"]
@@ -43,22 +45,11 @@ class Stream:
     A context manager. Leaving it before the end records the exchange as interrupted, with what had arrived.
     """
 
-    def __init__(
-        self,
-        known: History,
-        client: Client,
-        begin: Callable[[Reply | None], Pending | None],
-        *,
-        lease: float,
-        mode: JournalMode,
-        on_unknown: OnUnknown,
-    ) -> None:
-        self._history = known
+    def __init__(self, sending: Sending, client: Client, *, mode: JournalMode) -> None:
+        self._sending = sending
         self._client = client
-        self._begin = begin
-        self._on_unknown = on_unknown
-        self._lease = int(lease * _MICROSECONDS)
         self._mode = mode
+        self._rounds = iter(range(MOST_PAUSES))
         self._round: _Round | None = None
         self._events: Iterator[Event] | None = None
         self._replies: list[Reply] = []
@@ -71,7 +62,7 @@ class Stream:
         Raises:
             As ``Conversation.send``.
         """
-        self._open(self._begin(None))
+        self._open(self._sending.begin())
         if self._round is not None:
             self._events = self._read()
         return self
@@ -82,7 +73,7 @@ class Stream:
         while pending is not None and (known := pending.reply) is not None:
             self._replies.append(known)
             self._recorded.append(known.text)
-            pending = self._begin(known) if known.stop_reason == "pause_turn" else None
+            pending = self._following(known)
         if pending is None:
             return
         try:
@@ -92,7 +83,7 @@ class Stream:
                 version=request.version,
                 betas=request.betas,
                 path=request.endpoint,
-                on_unknown=self._on_unknown,
+                on_unknown=self._sending.on_unknown,
             )
         except Exception as error:
             pending.fail(error)
@@ -100,7 +91,8 @@ class Stream:
         except BaseException as error:
             pending.fail(APIError(f"stopped by {type(error).__name__}"))
             raise
-        journal_of = _Journal(self._history, pending, self._lease, each=self._mode == "each")
+        lease = int(self._sending.terms.lease * _MICROSECONDS)
+        journal_of = _Journal(self._sending.history, pending, lease, each=self._mode == "each")
         self._round = _Round(pending, streamed, journal_of)
 
     def __exit__(
@@ -130,8 +122,7 @@ class Stream:
         if self._events is None:
             yield from (reply.text for reply in self._replies)
             return
-        while self._recorded:
-            yield self._recorded.pop(0)
+        yield from self._recorded_words()
         held = ""
         for event in self:
             if isinstance(event, TextDelta) and event.text:
@@ -141,6 +132,12 @@ class Stream:
                 text = text.removesuffix(held).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
                 if text:
                     yield text
+        yield from self._recorded_words()
+
+    def _recorded_words(self) -> Iterator[str]:
+        """Give the words that no event brings."""
+        while self._recorded:
+            yield self._recorded.pop(0)
 
     @property
     def text_so_far(self) -> str:
@@ -172,10 +169,17 @@ class Stream:
                 self._round.streamed.close()
                 raise
             reply = self._round.end(None)
+            if not self._round.message.whole:
+                self._recorded.append(reply.text)
             self._round = None
             self._replies.append(reply)
-            if reply.stop_reason == "pause_turn":
-                self._open(self._begin(reply))
+            self._open(self._following(reply))
+
+    def _following(self, reply: Reply) -> Pending | None:
+        """Begin the exchange that goes on with a paused answer; None for a whole one, and after ``MOST_PAUSES``."""
+        if reply.stop_reason != "pause_turn" or next(self._rounds, None) is None:
+            return None
+        return self._sending.continued(reply)
 
 
 @define(eq=False)
@@ -223,6 +227,9 @@ class _Round:
         self.streamed.close()
         arrived = b"".join(self._arrived)
         attempts = self.streamed.attempts
+        if _is_message(arrived):
+            # Some gateways do not stream; nothing is missing.
+            return self.pending.finish(arrived, attempts=attempts)
         if self.message.whole:
             incomplete = frozenset(self.message.incomplete)
             return self.pending.finish_stream(self.message.message(), arrived, incomplete=incomplete, attempts=attempts)
@@ -241,6 +248,17 @@ class _Round:
         )
         self.pending.fail(error)
         raise error
+
+
+def _is_message(arrived: bytes) -> bool:
+    """Say whether what came is no stream but a whole message; an event never begins with a brace."""
+    if not arrived.lstrip().startswith(b"{"):
+        return False
+    try:
+        Answer.read(arrived)
+    except CodecError:
+        return False
+    return True
 
 
 class _Journal:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -11,7 +13,6 @@ from sqlalchemy import create_engine, update
 
 from conversation_store import Client, Conversation, Reply, Store
 from conversation_store.api.retry import Clock
-from conversation_store.conversation import MOST_PAUSES
 from conversation_store.errors import (
     BusyError,
     InterruptedAnswerError,
@@ -22,6 +23,7 @@ from conversation_store.errors import (
     UnknownOutcomeError,
 )
 from conversation_store.record import canonical
+from conversation_store.sending import MOST_PAUSES
 from conversation_store.storage.engine import Database
 from conversation_store.storage.tables import conversation as conversation_table
 from conversation_store.testing import Answer, Fault, MessagesAPI
@@ -424,6 +426,38 @@ def test_a_continuation_of_another_worker_is_waited_for(
     assert len(met) == 1
     assert len(api.requests) == 2
     settled(chat, store, api, ask, reply)
+
+
+def test_waiting_covers_a_continuation_of_another_worker(
+    chat: Conversation, store: Store, api: MessagesAPI, ask: Ask
+) -> None:
+    """Asked to wait, the same key gets the whole answer of the worker that goes on with the pause."""
+    met: list[Reply] = []
+    waiting = threading.Thread(
+        target=lambda: met.append(ask(store.get(chat.id), "What is an ant?", idempotency_key="1", wait=20))
+    )
+
+    def during(_: object) -> Answer:
+        waiting.start()
+        time.sleep(0.3)  # it has found the continuation pending by now
+        return END
+
+    api.answer(Answer([text("Look. "), searching(1)], stop_reason="pause_turn"), during)
+    reply = ask(chat, "What is an ant?", idempotency_key="1")
+    waiting.join()
+    assert [each.text for each in met] == [reply.text]
+    assert len(api.requests) == 2
+    settled(chat, store, api, ask, reply)
+
+
+def test_a_container_whose_time_is_over_is_not_asked_for(chat: Conversation, api: MessagesAPI, ask: Ask) -> None:
+    """An expired container would be refused: the request goes without one."""
+    container = {"id": "container_1", "expires_at": "2020-01-01T00:00:00Z", "skills": None}
+    api.answer(
+        Answer([text("Let me look. "), searching(1)], stop_reason="pause_turn", fields={"container": container}), END
+    )
+    assert ask(chat, "What is an ant?").exchange.state == "answered"
+    assert [each.body.get("container") for each in api.requests] == [None, None]
 
 
 def test_a_pause_that_was_left_behind_stays_as_it_is(

@@ -371,7 +371,7 @@ OVERLOADED: Final = event(
 
 
 @contextmanager
-def served(url: str, body: bytes, **more: Any) -> Iterator[tuple[Conversation, FaultyAPI]]:
+def served(url: str, body: bytes, key: str = "telegram:42", **more: Any) -> Iterator[tuple[Conversation, FaultyAPI]]:
     """Give a conversation whose API streams exactly these bytes."""
     wire = framed(body, "chunked", **{"kind": "text/event-stream"} | more).wire
     with (
@@ -379,7 +379,7 @@ def served(url: str, body: bytes, **more: Any) -> Iterator[tuple[Conversation, F
         Client("sk-ant-loopback", base_url=api.url, timeout=10) as client,
         Store(url, client=client) as store,
     ):
-        yield store.open("telegram:42", **SETTINGS), api
+        yield store.open(key, **SETTINGS), api
 
 
 @pytest.mark.parametrize(
@@ -444,6 +444,32 @@ def test_a_whole_answer_is_whole(database_url: str, body: bytes, kind: str | Non
         assert stream.reply.exchange.state == "answered"
         assert words(chat) == ["one", "Hello!"]
         assert chat.verify() == []
+
+
+@pytest.mark.parametrize("kind", ["application/json", None])
+def test_a_gateway_that_does_not_stream_answers_whole(database_url: str, kind: str | None) -> None:
+    """One JSON message instead of events is the whole answer; part of one is none."""
+    whole = json.dumps(
+        {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "model": "claude-sonnet-5-5",
+            "content": [{"type": "text", "text": "Hello!"}],
+            "stop_reason": "end_turn",
+            "usage": {"input_tokens": 3, "output_tokens": 2},
+        }
+    ).encode()
+    with served(database_url, whole, kind=kind) as (chat, _):
+        with chat.stream("one") as stream:
+            assert "".join(stream.text) == "Hello!"
+        assert (stream.reply.text, stream.reply.usage.output_tokens) == ("Hello!", 2)
+        assert words(chat) == ["one", "Hello!"]
+        assert chat.verify() == []
+    with served(database_url, whole[:-1], key="another", kind=kind) as (chat, _):
+        with pytest.raises(InterruptedAnswerError), chat.stream("one") as stream:
+            assert "".join(stream.text) == ""
+        assert partial(chat) == whole[:-1]
 
 
 # --- trying again ------------------------------------------------------------------------------------------------

@@ -200,6 +200,15 @@ _turns: Final = (
     )
     .order_by(conversation_entry.c.position)
 )
+_notes: Final = (
+    select(*_span.selected_columns)
+    .where(
+        conversation_entry.c.conversation == bindparam("of"),
+        conversation_entry.c.position >= bindparam("first"),
+        conversation_entry.c.kind == "note",
+    )
+    .order_by(conversation_entry.c.position)
+)
 _turn_entries: Final = _span.where(conversation_entry.c.kind == "turn", conversation_entry.c.body.is_not(None))
 
 
@@ -405,6 +414,11 @@ def read(connection: Connection, of: UUID, first: int, last: int) -> list[Entry]
 def read_turns(connection: Connection, of: UUID, first: int, last: int) -> list[Entry]:
     """Read the turns of a span that were not erased; prefills are among them."""
     return [_entry(row) for row in connection.execute(_turn_entries, {"of": of.bytes, "first": first, "last": last})]
+
+
+def read_notes(connection: Connection, of: UUID, first: int) -> list[Entry]:
+    """Read the notes of a log from a position on."""
+    return [_entry(row) for row in connection.execute(_notes, {"of": of.bytes, "first": first})]
 
 
 def read_wires(connection: Connection, of: UUID, first: int, last: int) -> Iterable[tuple[int, bytes, bytes]]:

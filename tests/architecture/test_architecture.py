@@ -20,7 +20,7 @@ FLOORS: Final = (
     {"record"},
     {"api", "storage", "formats"},
     {"exchanges", "outcomes", "attachments", "history", "preflight", "tools", "transfer", "audit", "migrations"},
-    {"pending", "streaming", "conversation"},
+    {"pending", "sending", "streaming", "conversation"},
     {"store"},
     {"aio", "cli", "viewer", "testing", "integrations"},
     {PACKAGE},  # the package itself offers names of all the rooms
