@@ -175,7 +175,7 @@ def rebuilt(database: Database, conversation: UUID, position: int, secrets: Mapp
         fields = fields_of(entry.header)
         if entry.kind != "request":
             raise CodecError(f"entry {position} is no request")
-        if fields["builder"] != requests.BUILDER:
+        if fields["builder"] not in requests.BUILDERS:
             raise CodecError(f"body builder {fields['builder']} is newer than this release")
         spans, _ = view_at(connection, conversation, fields["view"])
         settings = settings_at(connection, conversation, fields["settings"])
@@ -191,6 +191,7 @@ def rebuilt(database: Database, conversation: UUID, position: int, secrets: Mapp
         version=fields["version"],
         betas=tuple(fields.get("betas", ())),
         secrets=secrets,
+        markers=requests.markers_of(fields),
     )
 
 

@@ -411,9 +411,11 @@ def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Term
     body = requests.merged(known.settings.body, overrides.body, stream=stream)
     requests.need_secrets(body, known.known_secrets)
     version, betas = known.headers_for(known.settings, overrides)
-    request = messages.request(extra, body, version=version, betas=betas, secrets=known.known_secrets)
+    markers = requests.markers_of(fields)
+    request = messages.request(extra, body, version=version, betas=betas, secrets=known.known_secrets, markers=markers)
     planned = Planned(
         request=request,
+        markers=markers,
         findings=(),
         new=(),
         overrides=overrides,
@@ -467,7 +469,7 @@ def _begun(known: History, planned: Planned, terms: Terms, beginning: _Beginning
     request_salt = identity.new_salt()
     fields = {
         **beginning.fields,
-        "builder": requests.BUILDER,
+        "builder": requests.MARKING_BUILDER if planned.markers else requests.BUILDER,
         "endpoint": request.endpoint,
         "length": request.length,
         "max_attempts": terms.max_attempts,
@@ -483,6 +485,7 @@ def _begun(known: History, planned: Planned, terms: Terms, beginning: _Beginning
         "on_rejected": None if terms.on_rejected == "set_aside" else terms.on_rejected,
         "stream": planned.stream or None,
         "retry_of": beginning.retry_of,
+        "markers": [list(marker) for marker in planned.markers],
     }
     fields |= {name: value for name, value in optional.items() if value not in (None, [], {})}
     drafts.append(

@@ -10,9 +10,9 @@ from typing import Any
 
 from attrs import frozen
 
+from conversation_store.api import caching, rules
 from conversation_store.api import request as requests
-from conversation_store.api import rules
-from conversation_store.api.request import Request, Settings
+from conversation_store.api.request import Marker, Request, Settings
 from conversation_store.api.rules import Asked, Finding
 from conversation_store.attachments import Detached
 from conversation_store.errors import ContentError, RuleViolationError
@@ -80,6 +80,7 @@ class Planned:
         prefill: The prefill's ``content``, None for none.
         model: The model asked.
         stream: Whether the answer is to be streamed.
+        markers: The cache breakpoints written into its messages.
     """
 
     request: Request
@@ -89,6 +90,7 @@ class Planned:
     prefill: Any
     model: str
     stream: bool = False
+    markers: Sequence[Marker] = ()
 
 
 def plan(history: History, said: Said) -> Planned:
@@ -103,12 +105,18 @@ def plan(history: History, said: Said) -> Planned:
     """
     messages, settings = history.messages, history.settings
     for name, value in said.overrides.items():
-        if value is ABSENT and name not in {"version", "betas"}:
+        if value is ABSENT and name not in {"version", "betas", "cache"}:
             raise ContentError(name, "an override replaces a setting and removes none: use update()")
     overrides, secrets = Settings().updated({**_carried_on(history), **said.overrides})
+    new = said.wires(messages.count)
+    lifetime = _lifetime(overrides.cache or settings.cache)
+    own = lifetime is not None and (messages.marked or any(requests.is_marked(wire) for _, wire in new))
+    if lifetime is not None:
+        params = canonical.object_of(requests.merged(settings.body, overrides.body))
+        control = caching.automatic(params, lifetime, own=own, prefill=said.prefill is not None)
+        overrides = overrides if control is None else overrides.updated({"cache_control": control})[0]
     body = requests.merged(settings.body, overrides.body, stream=said.stream)
     version, betas = history.headers_for(settings, overrides)
-    new = said.wires(messages.count)
     findings = [
         finding for n, (_, wire) in enumerate(new, messages.count) for finding in message_faults(wire, f"messages.{n}.")
     ]
@@ -142,14 +150,15 @@ def plan(history: History, said: Said) -> Planned:
     # A prefill stays whole: it is read again by itself, and joined to the answer.
     detached = [Detached(body=wire) if origin is Origin.PREFILL else history.detached(wire, at) for origin, wire in new]
     history.secrets |= secrets
+    parts = [_part(history, origin, each) for (origin, _), each in zip(new, detached, strict=True)]
+    markers: Sequence[Marker] = ()
+    if lifetime is not None and not own:
+        markers = caching.markers(messages, parts, params, lifetime, prefill=said.prefill is not None)
     return Planned(
         request=messages.request(
-            [_part(history, origin, each) for (origin, _), each in zip(new, detached, strict=True)],
-            body,
-            version=version,
-            betas=betas,
-            secrets=history.known_secrets,
+            parts, body, version=version, betas=betas, secrets=history.known_secrets, markers=markers
         ),
+        markers=markers,
         findings=findings,
         new=[(origin, each) for (origin, _), each in zip(new, detached, strict=True)],
         overrides=overrides,
@@ -157,6 +166,11 @@ def plan(history: History, said: Said) -> Planned:
         model=str(params.get("model", "")),
         stream=said.stream,
     )
+
+
+def _lifetime(cache: str | None) -> str | None:
+    """Say for how long what is sent shall be cached; None where nobody asked."""
+    return {"auto": "5m", "1h": "1h"}.get(cache or "")
 
 
 def _carried_on(history: History) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from hashlib import sha256
+from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -27,7 +28,12 @@ from conversation_store.record.codec import value_of
 from conversation_store.record.turns import Splice, parts_of, role_of, splices_of
 
 BUILDER: Final = 1
-"""The builder that makes bodies now: ``{"messages":[…],`` then the settings' bytes, then the overrides' new keys."""
+"""The builder of bodies: ``{"messages":[…],`` then the settings' bytes, then the overrides' new keys."""
+
+MARKING_BUILDER: Final = 2
+"""The same, with cache breakpoints written into the messages that the ``request`` entry's ``markers`` name."""
+
+BUILDERS: Final = frozenset({BUILDER, MARKING_BUILDER})
 
 DEFAULT_VERSION: Final = "2023-06-01"
 _OPENING: Final = b'{"messages":['
@@ -70,11 +76,14 @@ class Settings:
         body: A JSON object, as the bytes that will be sent; secrets are not in it.
         version: The API version asked for, None for the client's.
         betas: Beta ids asked for, beside the client's.
+        cache: Who sets cache breakpoints: ``auto`` or ``1h`` for this library, ``off`` or None for nobody else than
+            the caller.
     """
 
     body: bytes = b"{}"
     version: str | None = None
     betas: tuple[str, ...] = ()
+    cache: str | None = None
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -89,19 +98,22 @@ class Settings:
             fields["version"] = self.version
         if self.betas:
             fields["betas"] = list(self.betas)
+        if self.cache is not None:
+            fields["cache"] = self.cache
         return fields
 
     @classmethod
     def read(cls, body: bytes, fields: Mapping[str, Any]) -> Settings:
         """Read settings from an entry's body and header fields."""
-        return cls(body, fields.get("version"), tuple(fields.get("betas", ())))
+        return cls(body, fields.get("version"), tuple(fields.get("betas", ())), fields.get("cache"))
 
     def updated(self, changes: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
         """
         Change parameters: new ones are appended, ``ABSENT`` removes one, the rest keep their place and bytes.
 
         Args:
-            changes: Parameters by name, any that the API has; ``betas`` and ``version`` go into headers.
+            changes: Parameters by name, any that the API has; ``betas`` and ``version`` go into headers, ``cache``
+                says who sets cache breakpoints.
 
         Returns:
             The new settings, and the secrets that were taken out of them, by name.
@@ -126,6 +138,10 @@ class Settings:
                 if isinstance(given, str):
                     raise ContentError("betas", "give a list of beta ids")
                 result = evolve(result, betas=tuple(_header_text(name, each) for each in given))
+            elif name == "cache":
+                if value not in (None, ABSENT, "auto", "1h", "off"):
+                    raise ContentError(name, "is one of auto, 1h, off")
+                result = evolve(result, cache=None if value is ABSENT else value)
             elif value is ABSENT:
                 parts.pop(name, None)
             else:
@@ -360,6 +376,8 @@ class Messages:
     _hash: Any = Factory(sha256)
     _hashed: int = 0
     _hashed_inserts: int = 0
+    _marked: bool = False
+    _searched: int = 0
     _last_assistant: int = -1
 
     def __len__(self) -> int:
@@ -474,6 +492,7 @@ class Messages:
             del self._closed[kept:]
             self._bytes = self._bytes[:end]  # a new one: requests made before keep theirs
             self._inserts = [each for each in self._inserts if each[0] <= end]
+            self._marked, self._searched = False, 0
             if self._hashed > end:
                 self._hash, self._hashed, self._hashed_inserts = sha256(), 0, 0
         del self.places[count:], self.roles[count:]
@@ -494,6 +513,7 @@ class Messages:
         version: str,
         betas: tuple[str, ...],
         secrets: Mapping[str, str],
+        markers: Sequence[Marker] = (),
     ) -> Request:
         """
         Build a request: the messages, then *extra* turns that are not of the view yet, then the settings.
@@ -504,17 +524,30 @@ class Messages:
             version: The API version, for the headers.
             betas: Beta ids, for the headers.
             secrets: What stands behind the names in the settings.
+            markers: Where cache breakpoints are written; at most one a message.
         """
         tail: list[Piece] = []
+        marked = {marker.message: marker for marker in markers}
         for n, message in enumerate(_grouped(self._open, extra)):
-            tail += [b",", *_message(message)] if n or self._closed else _message(message)
+            pieces = _message(message)
+            if (marker := marked.get(n + len(self._closed))) is not None:
+                pieces = _with(pieces, _marking(_skeleton(pieces), marker))
+            tail += [b",", *pieces] if n or self._closed else pieces
         tail.append(b"]" + (b"," + settings[1:] if settings != b"{}" else b"}"))
         slots = [(len(settings) - start, len(settings) - end, name) for start, end, name in _slots_of(settings)]
-        digest = self._digest()
-        for piece in tail:
-            for data in piece if isinstance(piece, Insert) else (piece,):
+        marks = sorted(
+            (self._start(marker.message) + offset, data)
+            for marker in markers
+            if marker.message < len(self._closed)
+            for offset, data in _marking(self._wire(marker.message), marker)
+        )
+        unmarked = marks[0][0] if marks else len(self._bytes)
+        digest = self._digest(unmarked)
+        rest = [*self._slices(unmarked, len(self._bytes), marks), *tail]
+        for piece in rest:
+            for data in piece if isinstance(piece, Insert) else (_bytes_of(piece),):
                 digest.update(data)
-        parts = [*self._slices(), *tail]
+        parts = [*self._slices(0, unmarked), *rest]
         return Request(
             parts=parts,
             length=sum(map(len, parts)),
@@ -525,27 +558,146 @@ class Messages:
             slots=slots,
         )
 
-    def _slices(self) -> list[Slice | Insert]:
-        slices: list[Slice | Insert] = []
-        at = 0
-        for offset, insert in self._inserts:
-            slices += (Slice(self._bytes, at, offset), insert)
-            at = offset
-        return [*slices, Slice(self._bytes, at, len(self._bytes))]
+    @property
+    def settled(self) -> int:
+        """How many messages nothing more can join."""
+        return len(self._closed)
 
-    def _digest(self) -> Any:
-        """Digest the buffer, extending what was digested before, and give a copy to go on with."""
+    def message(self, n: int) -> Mapping[str, Any]:
+        """Read a settled message; strings that are kept as blobs are empty in it."""
+        return canonical.object_of(self._wire(n))
+
+    def with_extra(self, extra: Sequence[Part]) -> list[Mapping[str, Any]]:
+        """Read the messages after the settled ones, once *extra* turns are added to them; as ``message`` does."""
+        return [canonical.object_of(_skeleton(_message(group))) for group in _grouped(self._open, extra)]
+
+    @property
+    def marked(self) -> bool:
+        """Whether a caller set cache breakpoints within messages."""
+        while not self._marked and (found := self._bytes.find(MARK, self._searched)) >= 0:
+            # Not within a string, whose quotes would be escaped; but a call's input may have such a key.
+            n = bisect_right(self._closed, found, key=itemgetter(1))
+            self._marked = any(lifetimes(self.message(n)))
+            self._searched = self._closed[n][1]
+        self._searched = len(self._bytes)
+        return self._marked or any(_is_marked(part.pieces) for part in self._open)
+
+    def _start(self, n: int) -> int:
+        return self._closed[n - 1][1] + 1 if n else len(_OPENING)
+
+    def _wire(self, n: int) -> bytes:
+        return bytes(self._bytes[self._start(n) : self._closed[n][1]])
+
+    def _slices(self, start: int, end: int, marks: Sequence[tuple[int, bytes]] = ()) -> list[Slice | Piece]:
+        """Give a stretch of the buffer, with the strings and breakpoints that belong into it."""
+        slices: list[Slice | Piece] = []
+        at = start
+        pieces: list[tuple[int, Piece]] = [*(each for each in self._inserts if start <= each[0] < end), *marks]
+        for offset, piece in sorted(pieces, key=itemgetter(0)):
+            slices += (Slice(self._bytes, at, offset), piece)
+            at = offset
+        return [*slices, Slice(self._bytes, at, end)]
+
+    def _digest(self, end: int) -> Any:
+        """Digest the buffer up to *end*, extending what was digested before, and give a copy to go on with."""
+        if self._hashed > end:
+            # Only where breakpoints are asked for anew further back: what is known stays for the next request.
+            return self._extended(sha256(), 0, 0, end)[0]
+        self._hash, self._hashed, self._hashed_inserts = self._extended(
+            self._hash, self._hashed, self._hashed_inserts, end
+        )
+        return self._hash.copy()
+
+    def _extended(self, known: Any, at: int, count: int, end: int) -> tuple[Any, int, int]:
+        digest = known.copy()  # reading a blob may fail, and then nothing was digested
         with memoryview(self._bytes) as view:
-            while self._hashed_inserts < len(self._inserts):
-                offset, insert = self._inserts[self._hashed_inserts]
-                digest = self._hash.copy()  # reading a blob may fail, and then nothing was digested
-                digest.update(view[self._hashed : offset])
+            while count < len(self._inserts) and self._inserts[count][0] < end:
+                offset, insert = self._inserts[count]
+                digest.update(view[at:offset])
                 for data in insert:
                     digest.update(data)
-                self._hash, self._hashed, self._hashed_inserts = digest, offset, self._hashed_inserts + 1
-            self._hash.update(view[self._hashed :])
-            self._hashed = len(view)
-        return self._hash.copy()
+                at, count = offset, count + 1
+            digest.update(view[at:end])
+        return digest, end, count
+
+
+class Marker(NamedTuple):
+    """A cache breakpoint: on which block of which message, and how long its entry lives (``5m`` or ``1h``)."""
+
+    message: int
+    block: int
+    ttl: str
+
+
+def markers_of(fields: Mapping[str, Any]) -> list[Marker]:
+    """Read the cache breakpoints that a ``request`` entry's header names."""
+    return [Marker(*each) for each in fields.get("markers", ())]
+
+
+MARK: Final = b'"cache_control":'
+"""What a cache breakpoint begins with, in JSON as we write it."""
+
+
+def lifetimes(value: object) -> Iterator[str]:
+    """Give the lifetime of every breakpoint in a JSON value, in the order of the prompt: ``5m`` or ``1h``."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            if name == "cache_control":
+                if isinstance(each, Mapping):
+                    yield "1h" if each.get("ttl") == "1h" else "5m"
+            elif name not in {"input", "input_schema", "input_examples"}:
+                yield from lifetimes(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from lifetimes(each)
+
+
+def _marking(wire: bytes, marker: Marker) -> list[tuple[int, bytes]]:
+    """Say what is to be written where in a message so that a block of it is marked."""
+    content = canonical.members(wire)["content"]
+    ttl = b"" if marker.ttl == "5m" else b',"ttl":"1h"'
+    control = b"," + MARK + b'{"type":"ephemeral"' + ttl + b"}"
+    if isinstance(content.value, str):
+        return [(content.start, b'[{"type":"text","text":'), (content.end, control + b"}]")]
+    block = canonical.items(wire[content.start : content.end])[marker.block]
+    return [(content.start + block.end - 1, control)]
+
+
+def _skeleton(pieces: Iterable[Piece]) -> bytes:
+    """Join a message's bytes, with nothing in the place of its spliced strings."""
+    return b"".join(piece for piece in pieces if isinstance(piece, bytes))
+
+
+def _is_marked(pieces: Iterable[Piece]) -> bool:
+    return is_marked(_skeleton(pieces))
+
+
+def is_marked(wire: bytes) -> bool:
+    """Say whether a caller set a cache breakpoint within a message."""
+    return MARK in wire and any(lifetimes(canonical.object_of(wire)))
+
+
+def _with(pieces: Iterable[Piece], marks: Sequence[tuple[int, bytes]]) -> list[Piece]:
+    """Write *marks* into a message; their offsets are those of its skeleton."""
+    written: list[Piece] = []
+    left = list(marks)
+    at = 0
+    for piece in pieces:
+        if isinstance(piece, Insert):
+            written.append(piece)
+            continue
+        start, end = 0, at + len(piece)
+        while left and left[0][0] < end:
+            offset, data = left.pop(0)
+            written += (piece[start : offset - at], data)
+            start = offset - at
+        written.append(piece[start:])
+        at = end
+    return written
+
+
+def _bytes_of(piece: Slice | bytes) -> bytes | memoryview:
+    return memoryview(piece.buffer)[piece.start : piece.end] if isinstance(piece, Slice) else piece
 
 
 def _stands_alone(header: bytes) -> bool:

@@ -46,7 +46,7 @@ class Cache:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._entries: dict[bytes, tuple[float, str]] = {}  # until when, and the lifetime
+        self._entries: dict[bytes, tuple[float, str, int]] = {}  # until when, the lifetime, the tokens written
 
     def account(self, body: Mapping[str, Any], model: Model, total: int) -> dict[str, Any]:
         """
@@ -69,15 +69,16 @@ class Cache:
                 now = self._clock()
                 hit = self._find(spots, markers, now)
                 if hit is not None:
-                    lifetime = self._entries[spots[hit].key][1]
-                    self._entries[spots[hit].key] = now + _LIFETIMES[lifetime], lifetime
-                    at = read = min(spots[hit].tokens, total)
+                    _, lifetime, tokens = self._entries[spots[hit].key]
+                    self._entries[spots[hit].key] = now + _LIFETIMES[lifetime], lifetime, tokens
+                    at = read = min(tokens, total)
                 for number in markers:
                     spot = spots[number]
                     if spot.lifetime and spot.tokens >= model.cache_minimum and number > (-1 if hit is None else hit):
-                        self._entries[spot.key] = now + _LIFETIMES[spot.lifetime], spot.lifetime
-                        written[spot.lifetime] += min(spot.tokens, total) - at
-                        at = min(spot.tokens, total)
+                        tokens = max(at, min(spot.tokens, total))
+                        self._entries[spot.key] = now + _LIFETIMES[spot.lifetime], spot.lifetime, tokens
+                        written[spot.lifetime] += tokens - at
+                        at = tokens
         return {
             "input_tokens": total - at,
             "cache_creation_input_tokens": sum(written.values()),
@@ -91,7 +92,7 @@ class Cache:
             for number in range(marker, -1, -1):
                 if spots[marker].place - spots[number].place >= _LOOK_BACK:
                     break
-                if self._entries.get(spots[number].key, (0.0, ""))[0] > now:
+                if self._entries.get(spots[number].key, (0.0, "", 0))[0] > now:
                     return number
         return None
 
