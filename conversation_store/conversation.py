@@ -8,7 +8,7 @@ one appends, the other finds out by ``ConflictError``, and goes on after ``refre
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from typing import Any, Final, Literal, TypeAlias
@@ -20,6 +20,7 @@ from conversation_store import exchanges, history, outcomes, pending, preflight,
 from conversation_store.api.client import Client
 from conversation_store.api.request import Request
 from conversation_store.api.rules import Finding
+from conversation_store.api.stream import decode_all
 from conversation_store.audit.verify import Fault, verify_conversation
 from conversation_store.errors import (
     APIError,
@@ -406,13 +407,8 @@ class Conversation:
         )
         terms = self._terms(client, on_rejected)
         unknown = on_unknown or client.on_unknown
-
-        def begin(paused: Reply | None, rounds: Iterator[int] = iter(range(MOST_PAUSES))) -> Pending | None:  # noqa: B008
-            if paused is None:
-                return self._begin(said, terms, idempotency_key, wait, unknown)
-            return None if next(rounds, None) is None else self._continued(paused, said, terms, unknown)
-
-        return Stream(self._history, client, begin, lease=terms.lease, mode=journal, on_unknown=unknown)
+        first = partial(self._begin, said, terms, idempotency_key, wait, unknown)
+        return self._streamed(first, said, terms, unknown, journal)
 
     def begin(
         self,
@@ -513,12 +509,30 @@ class Conversation:
             As ``send``.
         """
         self._client()
+        return self._tried_again(self._last_without_answer(), overrides)
+
+    def retry_stream(self, **overrides: Any) -> Stream:
+        """
+        Do what ``retry`` does, and see the answer while it arrives.
+
+        Raises:
+            As ``retry``, when the ``with`` is entered and while the answer is read.
+        """
+        client = self._client()
+        terms = self._terms(client)
+
+        def first() -> Pending:
+            return pending.again(self._history, self._last_without_answer(), overrides, terms, stream=True)
+
+        return self._streamed(first, None, terms, client.on_unknown)
+
+    def _last_without_answer(self) -> Exchange:
         self.refresh()
         self._history.refuse_busy()
         last = self._history.newest_exchange()
         if last is None or (last.state is State.ANSWERED and last.turn is not None):
             raise ContentError("", "there is nothing to try again: the last exchange was answered, or there is none")
-        return self._tried_again(last, overrides)
+        return last
 
     def recover(self, action: Recovery = "resend") -> Reply | None:
         """
@@ -539,19 +553,57 @@ class Conversation:
         """
         if action not in {"resend", "keep_partial", "give_up"}:
             raise ContentError("action", "is one of resend, keep_partial, give_up")
+        lost = self._settle(action)
+        if lost is not None and action == "resend":
+            return self._tried_again(lost, {})
+        return self._go_on_from_partial() if action == "keep_partial" else None
+
+    def recover_stream(self, action: Literal["resend", "keep_partial"] = "resend") -> Stream:
+        """
+        Do what ``recover`` does where something is sent, and see the answer while it arrives.
+
+        Raises:
+            ContentError: There is nothing to resolve, or no word to go on from; with ``keep_partial`` the lost
+                exchange is recorded as interrupted all the same.
+            As ``recover``, when the ``with`` is entered and while the answer is read.
+        """
+        if action not in {"resend", "keep_partial"}:
+            raise ContentError("action", "is one of resend, keep_partial")
+        client = self._client()
+        terms = self._terms(client)
+
+        def first() -> Pending:
+            lost = self._settle(action)
+            if action == "keep_partial":
+                found = self._begun_from_partial(terms, stream=True)
+                if found is not None:
+                    return found[0]
+            elif lost is not None:
+                return pending.again(self._history, lost, {}, terms, stream=True)
+            raise ContentError("", "there is nothing to go on from: no word had arrived, or nothing is unanswered")
+
+        return self._streamed(first, None, terms, client.on_unknown)
+
+    def partial_text(self, exchange: Exchange) -> str:
+        """Read the words that had arrived of an answer that broke off or is lost; empty where none had."""
+        if exchange.state in {State.PENDING, State.UNKNOWN}:
+            return decode_all(self._arrived(exchange))[1].text
+        return self._history.partial_text(exchange) if exchange.state is State.INTERRUPTED else ""
+
+    def _settle(self, action: Recovery) -> Exchange | None:
+        """Record what is to be recorded of a lost exchange before anything is sent; None where none is lost."""
         known = self._history
         abandoned = known.abandoned()
         if known.head.token != NO_TOKEN and not abandoned:
             raise BusyError(self.id, known.kept.lease_until)
-        if abandoned:
-            lost = known.exchange(known.head.pending_position)
-            arrived = self._arrived(lost)
-            if action != "resend" or arrived:
-                # What had arrived of a stream becomes part of the record before anything else is done.
-                self._give_up(lost, arrived, keep=action == "keep_partial")
-            if action == "resend":
-                return self._tried_again(known.exchange(lost.position), {})
-        return self._go_on_from_partial() if action == "keep_partial" else None
+        if not abandoned:
+            return None
+        lost = known.exchange(known.head.pending_position)
+        arrived = self._arrived(lost)
+        if action != "resend" or arrived:
+            # What had arrived of a stream becomes part of the record before anything else is done.
+            self._give_up(lost, arrived, keep=action == "keep_partial")
+        return known.exchange(lost.position)
 
     def _arrived(self, lost: Exchange) -> bytes:
         """Read what the journal has of a lost exchange's answer."""
@@ -576,29 +628,38 @@ class Conversation:
 
         Source: Messages API documentation, Handling stop reasons, 2026-10.
         """
+        client = self._history.options.client
+        if client is None:
+            return None
+        terms = self._terms(client)
+        found = self._begun_from_partial(terms)
+        if found is None:
+            return None
+        begun, said = found
+        return self._to_its_end(self._send(begun, client, client.on_unknown), said, client, terms, client.on_unknown)
+
+    def _begun_from_partial(self, terms: Terms, *, stream: bool = False) -> tuple[Pending, Said] | None:
+        """Begin the exchange that asks for the rest; None where no answer broke off after a word."""
         known = self._history
         last = known.newest_exchange()
-        if last is None or last.state is not State.INTERRUPTED or known.options.client is None:
+        if last is None or last.state is not State.INTERRUPTED:
             return None
-        client = known.options.client
         words = known.partial_text(last)
         if not words.strip():
             return None
         with known.database.read() as connection:
             begun_with = codec.blocks_of(history.prefill_of(connection, self.id, last.position))
         words = "".join([*(block.text for block in begun_with if isinstance(block, Text)), words]).rstrip()
-        terms = self._terms(client)
         first = last.position if last.retry_of is None else last.retry_of
         model = known.options.models.get(last.model)
         if model is not None and model.prefill:
-            said = Said(prefill=words, overrides=known.overrides_of(last))
+            said = Said(prefill=words, overrides=known.overrides_of(last), stream=stream)
         else:
             request = f"Your last answer was cut off. It began:\n\n{words}\n\nGo on exactly where it stops."
             wire = codec.wire("user", (request,))
             self._append_turns([(Origin.SYNTHETIC, wire, {"reason": f"exchange {last.position} broke off"})])
-            said = Said(overrides=known.overrides_of(last))
-        begun = pending.begin(known, preflight.plan(known, said), terms, retry_of=first)
-        return self._to_its_end(self._send(begun, client, client.on_unknown), said, client, terms, client.on_unknown)
+            said = Said(overrides=known.overrides_of(last), stream=stream)
+        return pending.begin(known, preflight.plan(known, said), terms, retry_of=first), said
 
     # --- auditing --------------------------------------------------------------------------------------------------
 
@@ -639,6 +700,27 @@ class Conversation:
             max_attempts=client.max_attempts,
             on_rejected=on_rejected,
         )
+
+    def _streamed(
+        self,
+        first: Callable[[], Pending],
+        said: Said | None,
+        terms: Terms,
+        on_unknown: OnUnknown,
+        mode: JournalMode = "timely",
+    ) -> Stream:
+        """Stream an exchange and those that go on from its pauses; *said* is None where the first one knows."""
+        rounds = iter(range(MOST_PAUSES))
+
+        def begin(paused: Reply | None) -> Pending | None:
+            if paused is None:
+                return first()
+            if next(rounds, None) is None:
+                return None
+            same = said or Said(overrides=self._history.overrides_of(paused.exchange), stream=True)
+            return self._continued(paused, same, terms, on_unknown)
+
+        return Stream(self._history, self._client(), begin, lease=terms.lease, mode=mode, on_unknown=on_unknown)
 
     def _begin(self, said: Said, terms: Terms, key: str | None, wait: float, on_unknown: OnUnknown) -> Pending:
         """Begin an exchange, or find what its key stands for; wait for another worker's where asked to."""

@@ -36,6 +36,18 @@ JOURNAL_BYTES: Final = 8 * 1024
 _MICROSECONDS: Final = 1_000_000
 
 
+def whole_characters(text: str) -> tuple[str, str]:
+    """
+    Join the halves of characters that two pieces of a text have.
+
+    Returns:
+        What can be shown; and half of a character that ends the piece, to be put before the next one.
+    """
+    held = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+    whole = text.removesuffix(held)
+    return whole.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass"), held
+
+
 class Stream:
     """
     An answer while it arrives: iterate it for events, or ``text`` for the words alone; ``reply`` at the end.
@@ -135,10 +147,7 @@ class Stream:
         held = ""
         for event in self:
             if isinstance(event, TextDelta) and event.text:
-                # Half of a character may end a piece; it is shown with the other half.
-                text = held + event.text
-                held = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
-                text = text.removesuffix(held).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+                text, held = whole_characters(held + event.text)
                 if text:
                     yield text
 
@@ -219,13 +228,19 @@ class _Round:
         Raises:
             InterruptedAnswerError: It did not end whole, and *reason* is None; else the caller knows why.
         """
-        self.ended = True
         self.streamed.close()
         arrived = b"".join(self._arrived)
         attempts = self.streamed.attempts
         if self.message.whole:
-            incomplete = frozenset(self.message.incomplete)
-            return self.pending.finish_stream(self.message.message(), arrived, incomplete=incomplete, attempts=attempts)
+            message, incomplete = self.message.message(), frozenset(self.message.incomplete)
+            self.ended = True
+            try:
+                return self.pending.finish_stream(message, arrived, incomplete=incomplete, attempts=attempts)
+            except Exception:
+                raise
+            except BaseException:
+                self.pending.finish()  # it has arrived and was paid for: it is saved before Ctrl-C goes on
+                raise
         said = self.message.error
         if said is not None:
             why = f"the API broke it off with {said.kind}: {said.message}"
@@ -239,6 +254,7 @@ class _Round:
             attempts=attempts,
             partial=arrived,
         )
+        self.ended = True
         self.pending.fail(error)
         raise error
 
