@@ -45,6 +45,7 @@ _OURS: Final = re.compile(
     r"|\x1b\[\?2004[lh]"  # the line editor asks for bracketed paste
     r"|\x1b\[\?1034h|\x1b\[K|\x1b\[C"
     r"|\x1b\[2K|\x1b\[1A"
+    r"|\x1b\[\d+D(?=\x1b\[K)"  # a word that does not fit is taken back
 )
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 
