@@ -115,8 +115,8 @@ class Arrival:
             if block.flow is None:
                 self._head()
                 block.flow = self._screen.flow(indent=self._indent)
-            block.flow.write(block.arrived)
-            block.arrived = ""
+            words, block.arrived = block.arrived, ""  # before they are out: Ctrl-C must not show them twice
+            block.flow.write(words)
         if block.stopped and block.flow is not None:
             block.flow.end()
 

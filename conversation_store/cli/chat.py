@@ -153,7 +153,7 @@ class Chat:
         else:
             self._screen.line((f"The answer of {moment(last.begun)} was cut off. Your message is kept.", "yellow"))
         if words:
-            self._screen.line((f"Of its answer {counted(len(words), 'character')} had come, which are kept:", "yellow"))
+            self._screen.line((f"{counted(len(words), 'character')} of an answer had come:", "yellow"))
             self._screen.paragraph((words if len(words) <= _PARTIAL else f"… {words[-_PARTIAL:]}", "dim"), indent=4)
         question = "send it again, keep this and go on, or give up? [s/k/g] " if words else _QUESTION
         while True:
