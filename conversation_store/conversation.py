@@ -13,12 +13,11 @@ from hashlib import sha256
 from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
 
-from attrs import evolve
-
 from conversation_store import exchanges, history, pending, preflight, tools
 from conversation_store.api.client import Client
 from conversation_store.api.request import Request
 from conversation_store.api.rules import Finding
+from conversation_store.api.stream import decode_all
 from conversation_store.audit.verify import Fault, verify_conversation
 from conversation_store.errors import (
     APIError,
@@ -393,7 +392,7 @@ class Conversation:
             stream=True,
         )
         sending = self._sending(client, said, on_unknown, on_rejected, wait=wait, key=idempotency_key)
-        return Stream(sending, client, mode=journal)
+        return Stream(sending, client, sending.begin, mode=journal)
 
     def begin(
         self,
@@ -502,12 +501,30 @@ class Conversation:
             As ``send``.
         """
         self._client()
+        return self._tried_again(self._last_without_answer(), overrides)
+
+    def retry_stream(self, **overrides: Any) -> Stream:
+        """
+        Do what ``retry`` does, and see the answer while it arrives.
+
+        Raises:
+            As ``retry``, when the ``with`` is entered and while the answer is read.
+        """
+        client = self._client()
+        sending = self._sending(client)
+
+        def first() -> Pending:
+            return pending.again(self._history, self._last_without_answer(), overrides, sending.terms, stream=True)
+
+        return Stream(sending, client, first)
+
+    def _last_without_answer(self) -> Exchange:
         self.refresh()
         self._history.refuse_busy()
         last = self._history.newest_exchange()
         if last is None or (last.state is State.ANSWERED and last.turn is not None):
             raise ContentError("", "there is nothing to try again: the last exchange was answered, or there is none")
-        return self._tried_again(last, overrides)
+        return last
 
     def recover(self, action: Recovery = "resend") -> Reply | None:
         """
@@ -528,19 +545,57 @@ class Conversation:
         """
         if action not in {"resend", "keep_partial", "give_up"}:
             raise ContentError("action", "is one of resend, keep_partial, give_up")
+        lost = self._settle(action)
+        if lost is not None and action == "resend":
+            return self._tried_again(lost, {})
+        return self._go_on_from_partial() if action == "keep_partial" else None
+
+    def recover_stream(self, action: Literal["resend", "keep_partial"] = "resend") -> Stream:
+        """
+        Do what ``recover`` does where something is sent, and see the answer while it arrives.
+
+        Raises:
+            ContentError: There is nothing to resolve, or no word to go on from; with ``keep_partial`` the lost
+                exchange is recorded as interrupted all the same.
+            As ``recover``, when the ``with`` is entered and while the answer is read.
+        """
+        if action not in {"resend", "keep_partial"}:
+            raise ContentError("action", "is one of resend, keep_partial")
+        client = self._client()
+        sending = self._sending(client)
+
+        def first() -> Pending:
+            lost = self._settle(action)
+            if action == "keep_partial":
+                begun = self._begun_from_partial(sending.terms, stream=True)
+                if begun is not None:
+                    return begun
+            elif lost is not None:
+                return pending.again(self._history, lost, {}, sending.terms, stream=True)
+            raise ContentError("", "there is nothing to go on from: no word had arrived, or nothing is unanswered")
+
+        return Stream(sending, client, first)
+
+    def partial_text(self, exchange: Exchange) -> str:
+        """Read the words that had arrived of an answer that broke off or is lost; empty where none had."""
+        if exchange.state in {State.PENDING, State.UNKNOWN}:
+            return decode_all(self._arrived(exchange))[1].text
+        return self._history.partial_text(exchange) if exchange.state is State.INTERRUPTED else ""
+
+    def _settle(self, action: Recovery) -> Exchange | None:
+        """Record what is to be recorded of a lost exchange before anything is sent; None where none is lost."""
         known = self._history
         abandoned = known.abandoned()
         if known.head.token != NO_TOKEN and not abandoned:
             raise BusyError(self.id, known.kept.lease_until)
-        if abandoned:
-            lost = known.exchange(known.head.pending_position)
-            arrived = self._arrived(lost)
-            if action != "resend" or arrived:
-                # What had arrived of a stream becomes part of the record before anything else is done.
-                self._give_up(lost, arrived, keep=action == "keep_partial")
-            if action == "resend":
-                return self._tried_again(known.exchange(lost.position), {})
-        return self._go_on_from_partial() if action == "keep_partial" else None
+        if not abandoned:
+            return None
+        lost = known.exchange(known.head.pending_position)
+        arrived = self._arrived(lost)
+        if action != "resend" or arrived:
+            # What had arrived of a stream becomes part of the record before anything else is done.
+            self._give_up(lost, arrived, keep=action == "keep_partial")
+        return known.exchange(lost.position)
 
     def _arrived(self, lost: Exchange) -> bytes:
         """Read what the journal has of a lost exchange's answer."""
@@ -565,11 +620,19 @@ class Conversation:
 
         Source: Messages API documentation, Handling stop reasons, 2026-10.
         """
+        client = self._history.options.client
+        if client is None:
+            return None
+        sending = self._sending(client)
+        begun = self._begun_from_partial(sending.terms)
+        return None if begun is None else sending.reply(begun, client)
+
+    def _begun_from_partial(self, terms: Terms, *, stream: bool = False) -> Pending | None:
+        """Begin the exchange that asks for the rest; None where no answer broke off after a word."""
         known = self._history
         last = known.newest_exchange()
-        if last is None or last.state is not State.INTERRUPTED or known.options.client is None:
+        if last is None or last.state is not State.INTERRUPTED:
             return None
-        client = known.options.client
         words = known.partial_text(last)
         if not words.strip():
             return None
@@ -579,15 +642,13 @@ class Conversation:
         first = last.position if last.retry_of is None else last.retry_of
         model = known.options.models.get(last.model)
         if model is not None and model.prefill:
-            said = Said(prefill=words, overrides=known.overrides_of(last))
+            said = Said(prefill=words, overrides=known.overrides_of(last), stream=stream)
         else:
             request = f"Your last answer was cut off. It began:\n\n{words}\n\nGo on exactly where it stops."
             wire = codec.wire("user", (request,))
             self._append_turns([(Origin.SYNTHETIC, wire, {"reason": f"exchange {last.position} broke off"})])
-            said = Said(overrides=known.overrides_of(last))
-        sending = self._sending(client, said)
-        begun = pending.begin(known, preflight.plan(known, said), sending.terms, retry_of=first)
-        return sending.reply(begun, client)
+            said = Said(overrides=known.overrides_of(last), stream=stream)
+        return pending.begin(known, preflight.plan(known, said), terms, retry_of=first)
 
     # --- auditing --------------------------------------------------------------------------------------------------
 
@@ -624,7 +685,7 @@ class Conversation:
     def _sending(
         self,
         client: Client,
-        said: Said,
+        said: Said | None = None,
         on_unknown: OnUnknown | None = None,
         on_rejected: OnRejected = "set_aside",
         *,
@@ -642,10 +703,8 @@ class Conversation:
 
     def _tried_again(self, old: Exchange, changes: Mapping[str, Any]) -> Reply:
         client = self._client()
-        sending = self._sending(client, Said(overrides={}))
-        reply = sending.answer(pending.again(self._history, old, changes, sending.terms), client)
-        said = Said(overrides={**self._history.overrides_of(reply.exchange)})
-        return evolve(sending, said=said).whole(reply, client)
+        sending = self._sending(client)
+        return sending.reply(pending.again(self._history, old, changes, sending.terms), client)
 
     # --- turns -----------------------------------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ class Sending:
 
     Attributes:
         history: The conversation.
-        said: What is asked for.
+        said: What is asked for; None where an exchange of before is tried again, which tells it.
         terms: How its exchanges are begun.
         on_unknown: What to do where it is not known whether a request ran.
         wait: Seconds to wait for an exchange of another worker, in all.
@@ -55,7 +55,7 @@ class Sending:
     """
 
     history: History
-    said: Said
+    said: Said | None
     terms: Terms
     on_unknown: Literal["raise", "resend"] = "raise"
     wait: float = 0
@@ -150,17 +150,19 @@ class Sending:
             self.history.refresh()
 
     def _begun(self) -> Pending:
-        known = self.history
+        known, said = self.history, self.said
+        if said is None:
+            raise ContentError("", "there is nothing to send")
         while True:
             if self.key is not None:
-                last = pending.by_key(known, self.key, self.said)
+                last = pending.by_key(known, self.key, said)
                 if last is not None:
                     return self._settled(last)
             seen = known.head
             known.refuse_busy()
             if self.key is not None and known.head != seen:
                 continue  # what was appended meanwhile may be this very message
-            return pending.begin(known, preflight.plan(known, self.said), self.terms, self.key)
+            return pending.begin(known, preflight.plan(known, said), self.terms, self.key)
 
     def _settled(self, last: Exchange) -> Pending:
         """Give what an exchange begun before has come to; try it again where that cannot be billed twice unasked."""
@@ -175,7 +177,8 @@ class Sending:
             raise outcomes.error_of(known.outcome(last)[1])
         if last.state is not State.FAILED and self.on_unknown == "raise":
             raise UnknownOutcomeError(known.id, last.position, last.state)
-        return pending.again(known, last, {}, self.terms, stream=self.said.stream)
+        stream = last.streamed if self.said is None else self.said.stream
+        return pending.again(known, last, {}, self.terms, stream=stream)
 
     def _continued(self, paused: Reply) -> Pending | None:
         known = self.history
@@ -190,11 +193,13 @@ class Sending:
         turn = paused.turn
         if turn is None or known.messages.places[-1:] != [(turn.conversation, turn.position)]:
             return None
-        overrides = {**self.said.overrides}
+        exchange = paused.exchange
+        said = self.said or Said(overrides=known.overrides_of(exchange), stream=exchange.streamed)
+        overrides = {**said.overrides}
         container = preflight.container_of(paused.fields)
         if container is not None and "container" not in known.settings.params:
             overrides.setdefault("container", container)
-        more = evolve(self.said, content=(), prefill=None, overrides=overrides)
+        more = evolve(said, content=(), prefill=None, overrides=overrides)
         return pending.begin(known, preflight.plan(known, more), self.terms, continues=position)
 
 

@@ -8,7 +8,7 @@ What the caller is shown goes through the journal: it is in the database within 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -38,6 +38,18 @@ JOURNAL_BYTES: Final = 8 * 1024
 _MICROSECONDS: Final = 1_000_000
 
 
+def whole_characters(text: str) -> tuple[str, str]:
+    """
+    Join the halves of characters that two pieces of a text have.
+
+    Returns:
+        What can be shown; and half of a character that ends the piece, to be put before the next one.
+    """
+    held = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+    whole = text.removesuffix(held)
+    return whole.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass"), held
+
+
 class Stream:
     """
     An answer while it arrives: iterate it for events, or ``text`` for the words alone; ``reply`` at the end.
@@ -45,9 +57,12 @@ class Stream:
     A context manager. Leaving it before the end records the exchange as interrupted, with what had arrived.
     """
 
-    def __init__(self, sending: Sending, client: Client, *, mode: JournalMode) -> None:
+    def __init__(
+        self, sending: Sending, client: Client, first: Callable[[], Pending], *, mode: JournalMode = "timely"
+    ) -> None:
         self._sending = sending
         self._client = client
+        self._first = first
         self._mode = mode
         self._rounds = iter(range(MOST_PAUSES))
         self._round: _Round | None = None
@@ -62,7 +77,7 @@ class Stream:
         Raises:
             As ``Conversation.send``.
         """
-        self._open(self._sending.begin())
+        self._open(self._first())
         if self._round is not None:
             self._events = self._read()
         return self
@@ -126,10 +141,7 @@ class Stream:
         held = ""
         for event in self:
             if isinstance(event, TextDelta) and event.text:
-                # Half of a character may end a piece; it is shown with the other half.
-                text = held + event.text
-                held = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
-                text = text.removesuffix(held).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+                text, held = whole_characters(held + event.text)
                 if text:
                     yield text
         yield from self._recorded_words()
@@ -223,16 +235,25 @@ class _Round:
         Raises:
             InterruptedAnswerError: It did not end whole, and *reason* is None; else the caller knows why.
         """
-        self.ended = True
         self.streamed.close()
         arrived = b"".join(self._arrived)
         attempts = self.streamed.attempts
+        save: Callable[[], Reply] | None = None
         if _is_message(arrived):
             # Some gateways do not stream; nothing is missing.
-            return self.pending.finish(arrived, attempts=attempts)
-        if self.message.whole:
-            incomplete = frozenset(self.message.incomplete)
-            return self.pending.finish_stream(self.message.message(), arrived, incomplete=incomplete, attempts=attempts)
+            save = partial(self.pending.finish, arrived, attempts=attempts)
+        elif self.message.whole:
+            message, incomplete = self.message.message(), frozenset(self.message.incomplete)
+            save = partial(self.pending.finish_stream, message, arrived, incomplete=incomplete, attempts=attempts)
+        if save is not None:
+            self.ended = True
+            try:
+                return save()
+            except Exception:
+                raise
+            except BaseException:
+                self.pending.finish()  # it has arrived and was paid for: it is saved before Ctrl-C goes on
+                raise
         said = self.message.error
         if said is not None:
             why = f"the API broke it off with {said.kind}: {said.message}"
@@ -246,6 +267,7 @@ class _Round:
             attempts=attempts,
             partial=arrived,
         )
+        self.ended = True
         self.pending.fail(error)
         raise error
 

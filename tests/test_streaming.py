@@ -22,6 +22,7 @@ from conversation_store.api.retry import Clock
 from conversation_store.api.stream import BlockStart, MessageStart, MessageStop, Ping, TextDelta, ThinkingDelta
 from conversation_store.errors import (
     BusyError,
+    ContentError,
     DatabaseError,
     InterruptedAnswerError,
     LeaseLostError,
@@ -848,6 +849,82 @@ def test_keep_partial_goes_on_from_an_answer_that_broke_off(store: Store, api: M
     assert reply.turn.text == WORDS
     assert api.requests[-1].body["stop_sequences"] == ["ant!"]
     assert chat.recover("keep_partial") is None
+    sound(store, chat)
+
+
+def test_sending_again_is_streamed(taken_over: TakenOver, api: MessagesAPI) -> None:
+    """What a killed process left is sent again as a stream: its words come one by one, its record is the same."""
+    store, chat = taken_over()
+    with store:
+        assert chat.partial_text(chat.exchanges[0]) == "It is a small thing, "
+        api.answer(Fault.interrupt(6, answer=WORDS), WORDS)
+        with pytest.raises(InterruptedAnswerError), chat.recover_stream("resend") as stream:
+            list(stream)
+        assert WORDS.startswith(chat.partial_text(chat.exchanges[-1]))
+        with chat.retry_stream() as stream:
+            pieces = list(stream.text)
+        assert ("".join(pieces), len(pieces) > 1) == (WORDS, True)
+        assert words(chat) == ["What is an ant?", WORDS]
+        assert [exchange.retry_of for exchange in chat.exchanges[1:]] == [chat.exchanges[0].position] * 2
+        assert [chat.partial_text(exchange) for exchange in chat.exchanges[2:]] == [""]
+        sound(store, chat)
+
+
+@pytest.mark.parametrize(("model", "origins"), [("claude-haiku-4-5", 2), ("claude-sonnet-5-5", 3)])
+def test_going_on_is_streamed(taken_over: TakenOver, api: MessagesAPI, model: str, origins: int) -> None:
+    """The rest of what a killed process had shown comes as a stream, by a prefill or by asking in words."""
+    store, chat = taken_over(model=model)
+    with store:
+        api.answer(" with six legs.")
+        with chat.recover_stream("keep_partial") as stream:
+            assert "".join(stream.text) == " with six legs."
+        assert len(chat.turns) == origins
+        assert states(chat) == ["interrupted", "answered"]
+        sound(store, chat)
+
+
+def test_nothing_to_stream_again(chat: Conversation, api: MessagesAPI) -> None:
+    """Where nothing is lost, broken off or unanswered, it is said and nothing is sent."""
+    assert chat.send("Hello").text
+    for again in (chat.retry_stream(), chat.recover_stream(), chat.recover_stream("keep_partial")):
+        with pytest.raises(ContentError), again:
+            pass
+    with pytest.raises(ContentError, match="action"):
+        chat.recover_stream("give_up")  # type: ignore[arg-type]
+    assert len(api.requests) == 1
+
+
+def test_a_retry_that_pauses_goes_on(chat: Conversation, store: Store, api: MessagesAPI) -> None:
+    """What pauses in a streamed retry is gone on with, under the settings of the retry."""
+    api.answer(Fault.interrupt(4, answer="Ants"), Answer.pause(query="ants"))
+    with (
+        pytest.raises(InterruptedAnswerError),
+        chat.stream("What is an ant?", tools=[{"type": "web_search_20250305", "name": "web_search"}]) as stream,
+    ):
+        list(stream)
+    with chat.retry_stream(max_tokens=77) as stream:
+        assert stream.reply.before
+    assert [each.body["max_tokens"] for each in api.requests[1:]] == [77, 77]
+    assert all("tools" in each.body for each in api.requests)
+    sound(store, chat)
+
+
+def test_ctrl_c_while_an_answer_is_saved(chat: Conversation, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that has arrived and was paid for is saved before Ctrl-C goes on."""
+    really = Database.write
+
+    def interrupt(self: Database, *arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(Database, "write", really)
+        raise KeyboardInterrupt
+
+    def stop_at_the_end(event: object) -> None:
+        if isinstance(event, MessageStop):
+            monkeypatch.setattr(Database, "write", interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        by_stream(chat, "one", stop_at_the_end)
+    assert words(chat) == ["one", "You said: one"]
+    assert states(chat) == ["answered"]
     sound(store, chat)
 
 

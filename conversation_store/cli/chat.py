@@ -13,11 +13,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 import click
 
 from conversation_store.api.client import Client
+from conversation_store.cli.arrivals import Arrival
 from conversation_store.cli.databases import database_options, find, key_argument, to_write
 from conversation_store.cli.failures import Code, code_of, told
 from conversation_store.cli.terminal import Screen, complain, notices
@@ -41,26 +42,36 @@ from conversation_store.errors import (
     NotSavedError,
     UnknownOutcomeError,
 )
-from conversation_store.record.blocks import Block, Document, Image, Text
+from conversation_store.record.blocks import Block, Document, Image
 from conversation_store.record.exchange import Exchange, State
 from conversation_store.record.reply import Reply
 from conversation_store.store import Store
+from conversation_store.streaming import Stream
 from conversation_store.testing import MODELS, MessagesAPI
 
 MODEL: Final = "claude-sonnet-5-5"
 MAX_TOKENS: Final = 4096
 KEY: Final = "chat"
 
-OnUnknown = Literal["resend", "give-up"]
+OnUnknown = Literal["resend", "keep-partial", "give-up"]
 
 _PROMPT: Final = "you> "
+_QUESTION: Final = "send it again, or give up? [s/g] "
+_GOING_ON: Final = ", going on"
 _SHOWN: Final = 4
+_PARTIAL: Final = 600
+_CHOICES: Final[dict[str, OnUnknown]] = {
+    **dict.fromkeys(("s", "send", "r", "resend"), "resend"),
+    **dict.fromkeys(("k", "keep", "c", "continue"), "keep-partial"),
+    **dict.fromkeys(("g", "give up", "give-up"), "give-up"),
+}
 _HELP: Final = """\
 /image PATH  send a picture or a PDF (a path, or an https address) with the next message
 /retry       send the last message again, if it has no answer
+/continue    go on from the words that came of an answer that was cut off
 /help        this
 /quit        leave; so does Ctrl-D
-Ctrl-C stops waiting for an answer. A message that begins with / is written with // in front."""
+Ctrl-C stops an answer; what came is kept. A message that begins with / is written with // in front."""
 
 
 class Chat:
@@ -105,39 +116,55 @@ class Chat:
         Raises:
             UnknownOutcomeError: Nobody is there to be asked, and *on_unknown* does not say.
         """
-        exchanges = self._conversation.exchanges
-        last = exchanges[-1] if exchanges else None
+        last = self._last()
         if last is None:
             return True
+        words = self._conversation.partial_text(last) if last.state in {State.UNKNOWN, State.INTERRUPTED} else ""
         if last.state is State.UNKNOWN:
-            choice = on_unknown or self._choice(last)
-            if choice is None:
-                return False
-            if choice == "resend":
-                self._ask(lambda: cast("Reply", self._conversation.recover("resend")))
-            else:
-                self._conversation.recover("give_up")
-        elif self._person and last.state is State.PENDING:
+            return self._decide(last, words, on_unknown)
+        if not self._person:
+            return True
+        if words:
+            return self._decide(last, words, None)
+        if last.state is State.PENDING:
             complain("another process waits for an answer in this conversation; what you say has to wait for it")
-        elif self._person and last.state in {State.FAILED, State.INTERRUPTED}:
+        elif last.state in {State.FAILED, State.INTERRUPTED}:
             complain(f"the last message has no answer ({exchange_line(last)}); /retry sends it again")
         return True
 
-    def _choice(self, lost: Exchange) -> OnUnknown | None:
+    def _decide(self, last: Exchange, words: str, on_unknown: OnUnknown | None) -> bool:
+        choice = on_unknown or self._choice(last, words)
+        if choice is None:
+            return False
+        if choice == "resend":
+            self._ask(self._again)
+        elif choice == "keep-partial":
+            self._go_on()
+        elif last.state is State.UNKNOWN:
+            self._conversation.recover("give_up")
+        return True
+
+    def _choice(self, last: Exchange, words: str) -> OnUnknown | None:
         if not self._person:
-            raise UnknownOutcomeError(self._conversation.id, lost.position, lost.state)
-        begun = f"The request of {moment(lost.begun)} has no outcome"
-        self._screen.line((f"{begun}: it may have been answered and billed. Your message is kept.", "yellow"))
+            raise UnknownOutcomeError(self._conversation.id, last.position, last.state)
+        if last.state is State.UNKNOWN:
+            begun = f"The request of {moment(last.begun)} has no outcome"
+            self._screen.line((f"{begun}: it may have been answered and billed. Your message is kept.", "yellow"))
+        else:
+            self._screen.line((f"The answer of {moment(last.begun)} was cut off. Your message is kept.", "yellow"))
+        if words:
+            self._screen.line((f"{counted(len(words), 'character')} of an answer had come:", "yellow"))
+            self._screen.paragraph((words if len(words) <= _PARTIAL else f"… {words[-_PARTIAL:]}", "dim"), indent=4)
+        question = "send it again, keep this and go on, or give up? [s/k/g] " if words else _QUESTION
         while True:
             try:
-                said = read("send it again, or give up? [s/g] ", self._screen)
+                said = read(question, self._screen)
             except (EOFError, KeyboardInterrupt):
                 self._screen.line()
                 return None
-            if said.strip().lower() in {"s", "send", "r", "resend"}:
-                return "resend"
-            if said.strip().lower() in {"g", "give up", "give-up"}:
-                return "give-up"
+            choice = _CHOICES.get(said.strip().lower())
+            if choice is not None and (words or choice != "keep-partial"):
+                return choice
 
     def hold(self) -> None:
         """Take lines until there are no more: a line is a turn, or a command."""
@@ -152,7 +179,9 @@ class Chat:
             elif command == "/help":
                 self._screen.paragraph(_HELP)
             elif command == "/retry":
-                self._ask(self._again)
+                self._retry()
+            elif command == "/continue":
+                self._go_on()
             elif command == "/image":
                 self._attach(rest.strip())
             else:
@@ -176,32 +205,50 @@ class Chat:
 
     def _say(self, text: str) -> None:
         before = self._conversation.version
-        self._ask(lambda: self._conversation.send(*self._attached, text, **self._missing))
+        self._ask(lambda: self._conversation.stream(*self._attached, text, **self._missing))
         if self._conversation.version != before:
             self._attached.clear()
 
-    def _again(self) -> Reply:
-        if self._unsaved is not None:
-            reply: Reply = self._unsaved.pending.finish()
-            self._unsaved = None
-            return reply
-        self._conversation.refresh()
-        exchanges, turns = self._conversation.exchanges, self._conversation.turns
-        last = exchanges[-1] if exchanges else None
-        if last is not None and last.state is State.UNKNOWN:
-            recovered = self._conversation.recover("resend")
-            if recovered is not None:
-                return recovered
-        if turns and turns[-1].role == "user" and (last is None or last.state is State.ANSWERED):
-            return self._conversation.send(**self._missing)
-        return self._conversation.retry()
+    def _retry(self) -> None:
+        if self._unsaved is None:
+            self._ask(self._again)
+            return
+        try:
+            reply = self._unsaved.pending.finish()
+        except ConversationStoreError as error:
+            self._failed(error)
+            return
+        self._unsaved = None
+        complain("the answer is saved now")
+        self._notice(reply)
 
-    def _ask(self, asked: Callable[[], Reply]) -> None:
-        """Wait for an answer and show it; whatever goes wrong is one line, and the chat goes on."""
+    def _last(self) -> Exchange | None:
+        exchanges = self._conversation.exchanges
+        return exchanges[-1] if exchanges else None
+
+    def _again(self) -> Stream:
+        last, turns = self._last(), self._conversation.turns
+        if last is not None and last.state is State.UNKNOWN:
+            return self._conversation.recover_stream("resend")
+        if turns and turns[-1].role == "user" and (last is None or last.state is State.ANSWERED):
+            return self._conversation.stream(**self._missing)
+        return self._conversation.retry_stream()
+
+    def _go_on(self) -> None:
+        last = self._last()
+        if last is None or not self._conversation.partial_text(last).strip():
+            self._failed(ContentError("", "there are no words to go on from; /retry sends a message without an answer"))
+        else:
+            self._ask(lambda: self._conversation.recover_stream("keep_partial"), note=_GOING_ON)
+
+    def _ask(self, asked: Callable[[], Stream], note: str = "") -> None:
+        """Show an answer while it comes; whatever goes wrong is one line, and the chat goes on."""
         before = self._conversation.version
         try:
-            with stoppable(), self._screen.waiting("waiting for the answer; Ctrl-C stops"):
-                reply = asked()
+            with stoppable(), Arrival(self._screen, person=self._person, note=note) as arrival, asked() as stream:
+                for event in stream:
+                    arrival.show(event)
+                reply = stream.reply
         except KeyboardInterrupt:
             self._stopped(before)
             if not self._person:
@@ -220,15 +267,20 @@ class Chat:
         except ConversationStoreError as error:
             self._failed(error)
         else:
-            self._show(reply)
+            self._notice(reply)
 
     def _stopped(self, before: int) -> None:
         """Make sure that what was stopped is on the record, at whatever moment that was."""
         pending = self._conversation.pending
         if pending is not None and pending.exchange.position >= before:
             pending.fail(APIError("stopped by the user"))
-        if self._conversation.version == before:
+        last = self._last()
+        if self._conversation.version == before or last is None or last.position < before:
             complain("stopped before anything was sent or kept")
+        elif last.state is State.ANSWERED:
+            complain("the answer was there already, and is kept")
+        elif self._conversation.partial_text(last).strip():
+            complain("stopped; what came is kept: /continue goes on from it, /retry asks again, or say something else")
         else:
             complain("stopped; your message is kept and may be billed; /retry sends it again")
 
@@ -237,19 +289,17 @@ class Chat:
         if not self._person:
             self.code = code_of(error)
 
-    def _show(self, reply: Reply) -> None:
-        if reply.turn is not None and self._person:
-            print_turn(self._screen, reply.turn)
-        elif not reply.refused:
-            for block in reply.content:
-                self._screen.paragraph(words_of(block.text) if isinstance(block, Text) else block_line(block))
-        self._screen.flush()
+    def _notice(self, reply: Reply) -> None:
+        """Say what the words of an answer do not."""
         if reply.refused:
             self._failed(APIError("the model declined; messages without an answer are set aside; say it differently"))
         elif reply.stop_reason == "max_tokens":
             complain("the answer stopped at max_tokens; say 'go on', or give --max-tokens more")
         elif reply.turn is None:
             complain("the answer was empty; say more")
+        elif reply.tool_uses:
+            names = ", ".join(dict.fromkeys(words_of(call.name) for call in reply.tool_uses))
+            complain(f"the model calls {names}; chat runs no tools: whoever does has to answer")
 
     def _attach(self, where: str) -> None:
         where = where.strip("'\"")
@@ -340,8 +390,9 @@ def opened(store: Store, key: str, settings: Mapping[str, Any]) -> tuple[Convers
 @click.option("--offline", is_flag=True, help="Talk to a model that runs here and knows next to nothing.")
 @click.option(
     "--on-unknown",
-    type=click.Choice(("resend", "give-up")),
-    help="What to do with a request whose outcome an earlier run never learned; a person is asked.",
+    type=click.Choice(("resend", "keep-partial", "give-up")),
+    help="What to do with a request whose outcome an earlier run never learned: keep-partial goes on from the words "
+    "that had come. A person is asked.",
 )
 def chat(
     *,

@@ -88,7 +88,7 @@ _TOLD: Final[tuple[tuple[type[ConversationStoreError], Code, str], ...]] = (
     (StatusError, Code.API, _AGAIN),
     (NotSentError, Code.API, f"nothing was sent; {_AGAIN} once there is a connection, or use --offline"),
     (NoAnswerError, Code.API, f"it may have been run and billed; {_AGAIN}"),
-    (InterruptedAnswerError, Code.API, f"what came is in the record; {_AGAIN}"),
+    (InterruptedAnswerError, Code.API, f"what came is kept; {_AGAIN}, /continue goes on from it"),
     (UnknownOutcomeError, Code.API, ""),
     (APIError, Code.API, _AGAIN),
     (ContentError, Code.USAGE, ""),
@@ -108,7 +108,7 @@ _OWN_WORDS: Final[dict[type[ConversationStoreError], str]] = {
     BusyError: "another one is waiting for an answer in this conversation",
     NotSavedError: "the answer is here and could not be saved",
     UnknownOutcomeError: "the last request has no outcome: it may have been answered and billed; "
-    "choose with --on-unknown resend or --on-unknown give-up",
+    "choose with --on-unknown resend, keep-partial or give-up",
 }
 
 

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, TextIO, TypeAlias
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.padding import Padding
+from rich.status import Status
 from rich.text import Text
+
+from conversation_store.streaming import whole_characters
 
 PROGRAM: Final = "conversation-store"
 
@@ -26,6 +31,8 @@ Piece: TypeAlias = str | tuple[str, str]
 _BIDI: Final = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _SEPARATORS: Final = (0x2028, 0x2029)
 _SURROGATES: Final = range(0xD800, 0xE000)
+_PIECES: Final = re.compile(r"\n|\t| +|[^ \n\t]+")
+_TAB: Final = 8
 
 _SPELLED: Final[Mapping[int, str]] = {
     **{code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"},
@@ -108,14 +115,122 @@ class Screen:
         """Make sure that what was printed is out."""
         self._file.flush()
 
-    @contextmanager
-    def waiting(self, what: str) -> Iterator[None]:
-        """Show a person that something is under way."""
+    def flow(self, *, indent: int = 0) -> Flow:
+        """Give a place for words that arrive piece by piece."""
         if not self.is_terminal:
-            yield
-            return
-        with self._console.status(Text(terminal_safe(what, lines=False), style="dim"), spinner="line"):
-            yield
+            return Flow(self._file, indent=indent)
+        return Flow(self._file, indent=indent, width=lambda: self._console.width, dumb=self._console.is_dumb_terminal)
+
+    def waiting(self) -> Waiting:
+        """Give the line that shows a person, and nobody else, what is under way."""
+        return Waiting(self._console.status("", spinner="line") if self.is_terminal else None)
+
+    @property
+    def width(self) -> int:
+        """How many columns a line has."""
+        return self._console.width
+
+
+class Flow:
+    """
+    Words that arrive in pieces: each is out at once, and on a terminal lines break between words.
+
+    A piece may end anywhere, in the middle of a word, a character or an escape sequence: what is shown is what the
+    whole text would be, made safe. ``end`` ends the last line.
+    """
+
+    def __init__(
+        self, file: TextIO, *, indent: int = 0, width: Callable[[], int] | None = None, dumb: bool = False
+    ) -> None:
+        self._file = file
+        self._margin = " " * indent
+        self._width = width
+        self._dumb = dumb
+        self._half = ""  # of a character whose other half is still to come
+        self._column = 0
+        self._word = ""  # what the line ends with that is not to be parted
+
+    def write(self, text: str) -> None:
+        """Show the next piece."""
+        whole, self._half = whole_characters(self._half + text)
+        self._show(whole)
+
+    def end(self) -> None:
+        """End the last line."""
+        self._show(self._half + "\n")
+        self._half = ""
+
+    def _show(self, text: str) -> None:
+        safe = terminal_safe(text)
+        pieces = _PIECES.findall(safe)
+        self._file.write("".join(map(self._placed, pieces)) if self._width or self._margin else safe)
+        self._file.flush()
+
+    def _placed(self, piece: str) -> str:
+        """Write a line's end, a space or (part of) a word so that it stands in its place."""
+        if piece == "\n":
+            self._column, self._word = 0, ""
+            return piece
+        begun = "" if self._column else self._margin
+        self._column = self._column or len(self._margin)
+        if self._width is None:
+            return begun + piece
+        limit = max(self._width() - 1, len(self._margin) + 1)  # past the last column, terminals differ
+        return begun + (self._spaced(piece, limit) if piece[0] in " \t" else self._worded(piece, limit))
+
+    def _spaced(self, piece: str, limit: int) -> str:
+        self._word = ""
+        size = _TAB - (self._column - len(self._margin)) % _TAB if piece == "\t" else len(piece)
+        if self._column + size >= limit:
+            self._column = limit  # the end of the line is space enough
+            return ""
+        self._column += size
+        return " " * size
+
+    def _worded(self, piece: str, limit: int) -> str:
+        size = cell_len(piece)
+        if self._column + size <= limit:
+            self._column, self._word = self._column + size, self._word + piece
+            return piece
+        word = self._word + piece
+        if cell_len(word) <= limit - len(self._margin) and (taken := self._taken_back()) is not None:
+            self._column, self._word = len(self._margin) + cell_len(word), word
+            return f"{taken}\n{self._margin}{word}"
+        parted = ""
+        for character in piece:
+            size = cell_len(character)
+            if self._column + size > limit:
+                parted += f"\n{self._margin}"
+                self._column = len(self._margin)
+            parted, self._column = parted + character, self._column + size
+        self._word = word
+        return parted
+
+    def _taken_back(self) -> str | None:
+        """Take back what stands of a word that does not fit; None where the terminal's cursor cannot be trusted."""
+        if not self._word:
+            return ""
+        if self._dumb or len(self._word) >= self._column or any(cell_len(each) != 1 for each in self._word):
+            return None
+        return f"\x1b[{len(self._word)}D\x1b[K"
+
+
+class Waiting:
+    """What is under way, shown below everything else and taken away again; nothing where nobody looks."""
+
+    def __init__(self, status: Status | None) -> None:
+        self._status = status
+
+    def show(self, what: str) -> None:
+        """Say what is under way."""
+        if self._status is not None:
+            self._status.update(Text(one_line(what), style="dim", no_wrap=True, overflow="ellipsis"))
+            self._status.start()
+
+    def hide(self) -> None:
+        """Take it away."""
+        if self._status is not None:
+            self._status.stop()
 
 
 def _text(pieces: tuple[Piece, ...], *, lines: bool) -> Text:

@@ -45,13 +45,14 @@ _OURS: Final = re.compile(
     r"|\x1b\[\?2004[lh]"  # the line editor asks for bracketed paste
     r"|\x1b\[\?1034h|\x1b\[K|\x1b\[C"
     r"|\x1b\[2K|\x1b\[1A"
+    r"|\x1b\[\d+D(?=\x1b\[K)"  # a word that does not fit is taken back
 )
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def environment(changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
     """Give a process an environment without what would change the command line's ways."""
-    ours = ("ANTHROPIC_", "CONVERSATION_STORE_DATABASE", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
+    ours = ("ANTHROPIC_", "CONVERSATION_STORE_DATABASE", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "PYTHONUNBUF")
     found = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     found |= {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "INPUTRC": os.devnull, "PYTHONUTF8": "1"}
     for name, value in (changes or {}).items():

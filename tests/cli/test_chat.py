@@ -340,8 +340,10 @@ def test_two_chats_of_one_conversation(database_url: str, api: MessagesAPI) -> N
             assert "waiting for an answer" in second.until("\nyou> ")
             go.set()
             first.until("Slow.")
+            first.until("\nyou> ")
             second.type("Me too")
             second.until("You said: Me too")
+            second.until("\nyou> ")
     assert [text for _, text in said(database_url)][:3] == ["Slowly, please", "Slow.", "Me too"]
 
 
@@ -356,6 +358,7 @@ def test_a_faster_writer(tmp_path: Path, api: MessagesAPI) -> None:
         assert "A word from the host" in terminal.until("\nyou> ")
         terminal.type("Hello")
         terminal.until("Hello!")
+        terminal.until("\nyou> ")
     assert [text for _, text in said(url)] == ["A word from the host", "Hello", "Hello!"]
 
 
@@ -407,9 +410,11 @@ def test_an_answer_that_cannot_be_saved(
         monkeypatch.setattr(Database, "write", refuse_the_end)
         talk._say("Hello")
         monkeypatch.setattr(Database, "write", really)
-        assert "/retry saves it" in capsys.readouterr().err
-        talk._ask(talk._again)
-        assert capsys.readouterr().out == "Hello!\n"
+        shown = capsys.readouterr()
+        assert shown.out == "Hello!\n"
+        assert "/retry saves it" in shown.err
+        talk._retry()
+        assert capsys.readouterr() == ("", "conversation-store: the answer is saved now\n")
         assert len(api.requests) == 1
         assert talk.code == 4
     assert said(url, "k") == [("user", "Hello"), ("assistant", "Hello!")]
