@@ -485,9 +485,9 @@ class History:
         messages = self.messages
         of, since = messages.places[messages.last_spoken[-1]] if messages.last_spoken else (self.id, 0)
         with self.database.read() as connection:
-            notes = log.read_notes(connection, of, since)
+            notes = log.read_kind(connection, of, "note", since)
             if of != self.id:
-                notes += log.read_notes(connection, self.id, 0)
+                notes += log.read_kind(connection, self.id, "note", 0)
         return any(fields_of(note.header).get("tool") == call.id for note in notes)
 
     def rebuilt(self, position: int) -> Request:

@@ -571,6 +571,30 @@ class Messages:
         """Read the messages after the settled ones, once *extra* turns are added to them; as ``message`` does."""
         return [canonical.object_of(_skeleton(_message(group))) for group in _grouped(self._open, extra)]
 
+    def wires(self, extra: Sequence[Part] = ()) -> Iterator[bytes]:
+        """Give every message's bytes, once *extra* turns are added; strings kept as blobs are empty in them."""
+        yield from map(self._wire, range(len(self._closed)))
+        yield from (_skeleton(_message(group)) for group in _grouped(self._open, extra))
+
+    def whole(self, n: int, extra: Sequence[Part] = ()) -> bytes:
+        """Give one message's exact bytes, those kept as blobs included."""
+        if n < len(self._closed):
+            pieces = self._slices(self._start(n), self._closed[n][1])
+        else:
+            pieces = [*_message(_grouped(self._open, extra)[n - len(self._closed)])]
+        return b"".join(b"".join(each) if isinstance(each, Insert) else bytes(_bytes_of(each)) for each in pieces)
+
+    def attached(self) -> Iterator[tuple[int, Insert]]:
+        """Give every string that is kept as a blob, with the turn it belongs to (the first one of its message)."""
+        for offset, insert in self._inserts:
+            yield self._closed[bisect_right(self._closed, offset, key=itemgetter(1))][0], insert
+        for n, part in enumerate(self._open, len(self.places) - len(self._open)):
+            yield from ((n, piece) for piece in part.pieces if isinstance(piece, Insert))
+
+    def turn_of(self, message: int) -> int:
+        """Say which turn a message begins with."""
+        return self._closed[message][0] if message < len(self._closed) else len(self.places) - len(self._open)
+
     @property
     def marked(self) -> bool:
         """Whether a caller set cache breakpoints within messages."""

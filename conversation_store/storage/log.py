@@ -29,6 +29,9 @@ from conversation_store.storage.tables import (
     now,
 )
 
+LAST: Final = (1 << 63) - 1
+"""As the end of a span: all there is."""
+
 
 @frozen(kw_only=True)
 class Head:
@@ -200,15 +203,7 @@ _turns: Final = (
     )
     .order_by(conversation_entry.c.position)
 )
-_notes: Final = (
-    select(*_span.selected_columns)
-    .where(
-        conversation_entry.c.conversation == bindparam("of"),
-        conversation_entry.c.position >= bindparam("first"),
-        conversation_entry.c.kind == "note",
-    )
-    .order_by(conversation_entry.c.position)
-)
+_of_kind: Final = _span.where(conversation_entry.c.kind == bindparam("kind"))
 _turn_entries: Final = _span.where(conversation_entry.c.kind == "turn", conversation_entry.c.body.is_not(None))
 
 
@@ -416,9 +411,10 @@ def read_turns(connection: Connection, of: UUID, first: int, last: int) -> list[
     return [_entry(row) for row in connection.execute(_turn_entries, {"of": of.bytes, "first": first, "last": last})]
 
 
-def read_notes(connection: Connection, of: UUID, first: int) -> list[Entry]:
-    """Read the notes of a log from a position on."""
-    return [_entry(row) for row in connection.execute(_notes, {"of": of.bytes, "first": first})]
+def read_kind(connection: Connection, of: UUID, kind: str, first: int, last: int = LAST) -> list[Entry]:
+    """Read the entries of one kind in a span."""
+    found = connection.execute(_of_kind, {"of": of.bytes, "kind": kind, "first": first, "last": last})
+    return [_entry(row) for row in found]
 
 
 def read_wires(connection: Connection, of: UUID, first: int, last: int) -> Iterable[tuple[int, bytes, bytes]]:
