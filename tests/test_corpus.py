@@ -23,6 +23,7 @@ from conversation_store.record.blocks import KNOWN, Unknown
 from conversation_store.record.codec import block_of, value_of, wire_of_message
 from conversation_store.record.exchange import omitted
 from conversation_store.record.turns import Origin, Turn, model_turn
+from conversation_store.storage import blobs
 from tests.corpus import lines, requires_corpus
 from tests.faulty import FaultyAPI, Sent, framed
 from tests.strategies import parsed, same, spelled
@@ -408,6 +409,16 @@ def asked(chat: Conversation, line: Line, messages: Sequence[Mapping[str, Any]],
     message, _ = decode_all(line["response"]["sse"].encode())
     assert message is not None
     answered(chat, reply, message, answer, without_null)
+    assert raw_of(chat, reply) == line["response"]["sse"].encode()
+
+
+def raw_of(chat: Conversation, reply: Reply) -> bytes:
+    """Read the response that the record keeps of an answered exchange; its outcome stands before its turn."""
+    assert reply.turn is not None
+    outcome = reply.turn.position - 1
+    with chat._history.database.read() as connection:
+        (kept,) = blobs.used(connection, chat.id, outcome, outcome)[outcome]
+    return b"".join(blobs.chunks(chat._history.database, kept))
 
 
 def test_the_next_request_after_a_stream_from_a_socket_is_what_the_real_client_sent(database_url: str) -> None:
@@ -417,7 +428,7 @@ def test_the_next_request_after_a_stream_from_a_socket_is_what_the_real_client_s
     with (
         FaultyAPI(lambda _: wired(next(answers))) as api,
         Client("sk-ant-loopback", base_url=api.url, max_attempts=1) as client,
-        Store(database_url, client=client) as store,
+        Store(database_url, client=client, keep_raw=True) as store,
     ):
         for first, then in pairs:
             chat = store.open(None, **settings_of(first))
