@@ -24,6 +24,7 @@ from conversation_store.errors import (
 )
 from conversation_store.record import canonical
 from conversation_store.record.blocks import KNOWN
+from conversation_store.record.codec import block_of
 from conversation_store.storage.engine import Database
 from conversation_store.storage.tables import conversation as conversation_table
 from conversation_store.storage.tables import conversation_blob
@@ -689,24 +690,44 @@ def test_blocks_of_mcp_servers_are_kept(chat: Conversation, store: Store, api: M
 
 SOURCE: Final = Image.from_bytes(PICTURE).source
 PDF: Final = Document.from_bytes(pictures.pdf()).source
+PLAIN: Final = {"type": "text", "text": "found"}
 CITED: Final = {"type": "web_search_result_location", "cited_text": "a", "encrypted_index": "RQ==", "title": None}
 
+NEW: Final[Mapping[str, Any]] = {"type": "a kind of next year", "x": [1.0, {"y": None}]}
+NARRATED: Final[Mapping[str, Any]] = {"type": "connector_text", "connector_text": "narration", "signature": "c2ln"}
+CHANGES: Final = (
+    {"type": "tool_addition", "tool": {"type": "tool_reference", "name": "add"}},
+    {"type": "tool_removal", "tool": {"type": "mcp_toolset_reference", "server_name": "s"}},
+)
+COMPACTED: Final[Mapping[str, Any]] = {"type": "compaction", "content": "So far.", "tool_changes": list(CHANGES)}
+FETCHED: Final[Mapping[str, Any]] = {
+    "type": "web_fetch_result",
+    "url": "u",
+    "content": {"type": "document", "source": PDF, "title": None, "citations": {"enabled": True}},
+    "retrieved_at": None,
+}
+REFERENCE: Final[Mapping[str, Any]] = {"type": "tool_reference", "tool_name": "f"}
+
 USER: Final[Sequence[Mapping[str, Any]]] = (
+    COMPACTED,
     {"type": "text", "text": "Look:\u2028 \U0001f41c"},
     {"type": "image", "source": SOURCE, "cache_control": {"type": "ephemeral", "ttl": "1h"}},
     {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}, "transformations": None},
     {"type": "document", "source": PDF, "title": None, "context": "c"},
-    {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": "a"}]}},
+    {"type": "document", "source": {"type": "content", "content": [PLAIN, {"type": "image", "source": SOURCE}]}},
     {"type": "document", "source": {"type": "file", "file_id": "file_1"}},
-    {"type": "search_result", "source": "s", "title": "t", "content": [{"type": "text", "text": "found"}]},
+    {"type": "search_result", "source": "s", "title": "t", "content": [PLAIN]},
     {"type": "container_upload", "file_id": "file_2"},
+    NARRATED,
+    NEW,
 )
 MODEL: Final[Sequence[Mapping[str, Any]]] = (
     {"type": "compaction", "content": None, "encrypted_content": "RQ==", "signature": "cw==", "tool_changes": None},
     {"type": "fallback", "from": {"model": "a"}, "to": {"model": "b"}, "trigger": {"type": "refusal"}},
     {"type": "thinking", "thinking": "", "signature": "c2ln"},
     {"type": "redacted_thinking", "data": "ZGF0YQ=="},
-    {"type": "connector_text", "connector_text": "narration", "signature": "c2ln"},
+    COMPACTED,
+    NARRATED,
     {"type": "text", "text": "So.", "citations": None},
     {"type": "text", "text": "And so.", "citations": [{**CITED, "url": "https://example.com"}]},
     SEARCHING,
@@ -715,11 +736,11 @@ MODEL: Final[Sequence[Mapping[str, Any]]] = (
         block
         for n, (kind, name, content) in enumerate(
             (
-                ("web_fetch_tool_result", "web_fetch", {"type": "web_fetch_result", "url": "u", "content": {}}),
+                ("web_fetch_tool_result", "web_fetch", FETCHED),
                 ("code_execution_tool_result", "code_execution", {"type": "encrypted_code_execution_result"}),
                 ("bash_code_execution_tool_result", "bash_code_execution", {"type": "bash_code_execution_result"}),
                 ("text_editor_code_execution_tool_result", "text_editor_code_execution", {"type": "x", "num_lines": 1}),
-                ("tool_search_tool_result", "tool_search_tool_regex", {"tool_references": [{"tool_name": "f"}]}),
+                ("tool_search_tool_result", "tool_search_tool_regex", {"tool_references": [REFERENCE]}),
                 ("advisor_tool_result", "advisor", {"type": "advisor_result", "text": "yes", "stop_reason": None}),
             ),
             2,
@@ -732,32 +753,71 @@ MODEL: Final[Sequence[Mapping[str, Any]]] = (
     {"type": "mcp_tool_listing", "mcp_server_name": "s", "tools": []},
     {"type": "mcp_tool_use", "id": "mcptoolu_1", "name": "t", "server_name": "s", "input": {}},
     {"type": "mcp_tool_result", "tool_use_id": "mcptoolu_1", "content": "plain", "is_error": True},
+    {"type": "mcp_tool_use", "id": "mcptoolu_2", "name": "t", "server_name": "s", "input": {"b": 1, "a": 2}},
+    {"type": "mcp_tool_result", "tool_use_id": "mcptoolu_2", "content": [PLAIN], "is_error": False},
     {"type": "container_upload", "file_id": "file_3"},
-    {"type": "a kind of next year", "x": [1.0, {"y": None}]},
+    NEW,
     {**call("toolu_1", b=1, a=12345678901234567890), "caller": {"type": "direct"}},
     {**call("toolu_2", "screenshot"), "toolset_name": "browser"},
     {**call("toolu_3"), "toolset_name": None},
+    call("toolu_4"),
+    call("toolu_5"),
 )
 RESULT_BLOCKS: Final[Sequence[Sequence[Mapping[str, Any]]]] = (
     [{"type": "text", "text": "t"}, {"type": "image", "source": SOURCE}, {"type": "document", "source": PDF}],
     [{"type": "image", "source": SOURCE}, {"type": "browser_state", "tabs": [], "state_changes": None}],
-    [{"type": "tool_reference", "tool_name": "f"}],
+    [REFERENCE],
+    [{"type": "search_result", "source": "s", "title": "t", "content": [PLAIN], "citations": {"enabled": True}}],
+    [NEW],
 )
-CHANGES: Final = (
-    {"type": "tool_addition", "tool": {"type": "tool_reference", "name": "add"}},
-    {"type": "tool_removal", "tool": {"type": "mcp_toolset_reference", "server_name": "s"}},
-)
-KINDS: Final = frozenset(KNOWN) | {"connector_text", "a kind of next year"}
+SYSTEM: Final = ({"type": "text", "text": "From now on:"}, *CHANGES, NEW)
+
+_CALLED: Final = ("thinking", "redacted_thinking", "server_tool_use", "tool_use", "fallback", "advisor_tool_result")
+PLACES: Final[Mapping[str, str]] = {
+    "text": "user assistant system result nested",
+    "image": "user result nested",
+    "document": "user result nested",
+    "search_result": "user result",
+    "tool_result": "user",
+    **dict.fromkeys(_CALLED, "assistant"),
+    **dict.fromkeys((kind for kind in KNOWN if kind.endswith("_tool_result")), "assistant"),
+    "container_upload": "user assistant",
+    "tool_reference": "result nested",
+    "browser_state": "result",
+    **dict.fromkeys(("mcp_tool_use", "mcp_tool_result", "mcp_tool_listing"), "assistant"),
+    "compaction": "user assistant",
+    "tool_addition": "system nested",
+    "tool_removal": "system nested",
+    "connector_text": "user assistant",
+    "a kind of next year": "user assistant system result",
+}
+"""Where each kind of block may stand. Source: Messages API documentation, content blocks, 2026-11."""
 
 
-def kinds_in(value: object) -> set[str]:
-    """Find the kinds of every block in a value, nested ones too."""
-    if isinstance(value, list):
-        return {kind for each in value for kind in kinds_in(each)}
-    if not isinstance(value, dict):
-        return set()
-    own = {value["type"]} & KINDS if isinstance(value.get("type"), str) else set()
-    return own | {kind for each in value.values() for kind in kinds_in(each)}
+def places_of(messages: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
+    """Find where each kind of block stands: whose message, a tool's result, or nested in another block."""
+    found: dict[str, set[str]] = {}
+
+    def note(value: object, place: str) -> None:
+        if isinstance(value, list):
+            for each in value:
+                note(each, place)
+        elif isinstance(value, dict):
+            kind = value.get("type")
+            known = isinstance(kind, str) and kind in PLACES
+            if known:
+                found.setdefault(str(kind), set()).add(place)
+            for each in value.values():
+                note(each, "result" if kind == "tool_result" else "nested" if known else place)
+
+    for message in messages:
+        note(message["content"], message["role"])
+    return found
+
+
+def said(blocks: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Give blocks as a caller says them, who must mean it where a kind is not known."""
+    return [block if block["type"] in KNOWN else block_of(block) for block in blocks]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -773,10 +833,10 @@ def test_every_kind_of_block_survives(database_url: str, seed: int) -> None:
     with FaultyAPI(sent) as api:
         with Client("sk-ant-loopback", base_url=api.url) as client, Store(database_url, client=client) as store:
             chat = store.open("telegram:42", **SETTINGS)
-            chat.send(*USER, check=False)
+            chat.send(*said(USER), check=False)
             for use, content in zip(chat.open_calls, RESULT_BLOCKS, strict=True):
-                chat.tool_result(use.id, content)
-            chat.append({"role": "system", "content": list(CHANGES)})
+                chat.tool_result(use.id, said(content))
+            chat.append({"role": "system", "content": said(SYSTEM)}, check=False)
             here = chat.request(check=False).body
         with Client("sk-ant-loopback", base_url=api.url) as client, Store(database_url, client=client) as store:
             chat = store.get("telegram:42")
@@ -786,10 +846,13 @@ def test_every_kind_of_block_survives(database_url: str, seed: int) -> None:
             assert api.bodies[-1] == here == chat.replay(reply.exchange)
             assert store.verify() == []
     body = json.loads(here)
-    assert kinds_in(body["messages"]) == KINDS
+    assert PLACES.keys() == KNOWN.keys() | {"connector_text", "a kind of next year"}
+    assert {kind: " ".join(sorted(places)) for kind, places in places_of(body["messages"]).items()} == {
+        kind: " ".join(sorted(places.split())) for kind, places in PLACES.items()
+    }
     assert content_of(answer) in here
     assert canonical.dumps(list(USER)) in here
     results = body["messages"][2]["content"]
     assert [each["content"] for each in results] == list(RESULT_BLOCKS)
-    assert [each.get("toolset_name", "-") for each in results] == ["-", "browser", "-"]
-    assert canonical.dumps(list(CHANGES)) in here
+    assert [each.get("toolset_name", "-") for each in results] == ["-", "browser", "-", "-", "-"]
+    assert canonical.dumps(list(SYSTEM)) in here

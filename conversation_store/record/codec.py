@@ -119,15 +119,12 @@ def content_of(content: Sequence[Content], path: str) -> object:
 def _written(piece: object, path: str) -> Mapping[str, Any]:
     if isinstance(piece, str):
         return {"type": "text", "text": piece}
-    if isinstance(piece, Block):
-        value: Mapping[str, Any] = value_of(piece)
-        if not isinstance(piece, Unknown):
-            _check(value, path)
-        return value
-    if isinstance(piece, Mapping):
-        _check(piece, path)
-        return piece
-    raise ContentError(path, f"a {type(piece).__name__} is no content: give a str, a block, or a dict with a type")
+    if isinstance(piece, Unknown):
+        return value_of(piece)
+    value = value_of(piece) if isinstance(piece, Block) else piece
+    if not isinstance(value, Mapping):
+        raise ContentError(path, f"a {type(piece).__name__} is no content: give a str, a block, or a dict with a type")
+    return _checked(value, path)
 
 
 def _extra(path: str, key: str) -> ContentError:
@@ -141,7 +138,8 @@ def _only(value: object, allowed: frozenset[str], path: str) -> None:
                 raise _extra(path, str(key))
 
 
-def _check(value: Mapping[str, Any], path: str) -> None:
+def _checked(value: Mapping[str, Any], path: str) -> Mapping[str, Any]:
+    """Check a block, and write the blocks inside it."""
     kind = value.get("type")
     if not isinstance(kind, str):
         raise ContentError(f"{path}.type", "Field required")
@@ -163,9 +161,10 @@ def _check(value: Mapping[str, Any], path: str) -> None:
     inner = value.get("content")
     if kind in {"tool_result", "search_result"} and isinstance(inner, (list, tuple)):
         for n, each in enumerate(inner):
-            if not isinstance(each, Mapping):
+            if not isinstance(each, (Mapping, Block)):
                 raise ContentError(f"{here}.content.{n}", "Input should be an object")
-            _check(each, f"{here}.content.{n}")
+        return {**value, "content": [_written(each, f"{here}.content.{n}") for n, each in enumerate(inner)]}
+    return value
 
 
 def _check_source(source: object, path: str) -> None:
@@ -191,7 +190,9 @@ def tool_result_content(content: object, path: str = "content") -> object:
     if isinstance(content, str) or content is None or content is ABSENT:
         return ABSENT if content is None else content
     pieces = content if isinstance(content, (list, tuple)) else [content]
-    return [_written(each, f"{path}.{n}") for n, each in enumerate(pieces)]
+    written = [_written(each, f"{path}.{n}") for n, each in enumerate(pieces)]
+    # What the caller means all the same is still marked so, where the result itself is written.
+    return [old if isinstance(old, Unknown) else new for old, new in zip(pieces, written, strict=True)]
 
 
 def wire(role: str, content: Sequence[Content], path: str = "") -> bytes:

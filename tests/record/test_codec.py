@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from conversation_store.errors import ContentError
 from conversation_store.record import canonical
 from conversation_store.record.blocks import ABSENT, KNOWN, Image, Text, ToolResult, Unknown
-from conversation_store.record.codec import block_of, content_of, wire, wire_of_message
+from conversation_store.record.codec import block_of, content_of, tool_result_content, wire, wire_of_message
 from tests.strategies import KINDS, TEXTS, UNKNOWN_KEYS, blocks, conversations, values
 
 MINIMAL: Final[dict[str, dict[str, Any]]] = {
@@ -125,6 +125,22 @@ def test_an_unknown_kind_can_be_sent_on_purpose() -> None:
     assert "unknown block type 'wave'" in refused({"type": "wave", "height": 2})[1]
     piece = Unknown("wave", extra={"height": 2})
     assert wire("user", [piece]) == b'{"role":"user","content":[{"type":"wave","height":2}]}'
+
+
+def test_blocks_stand_inside_a_result() -> None:
+    """What a tool returned may be block objects; there too a kind nobody knows passes once it is wrapped, no sooner."""
+    given = [Text("a"), Unknown("wave", extra={"height": 2}), {"text": "b", "type": "text"}]
+    inner = b'[{"type":"text","text":"a"},{"type":"wave","height":2},{"text":"b","type":"text"}]'
+    content: Any
+    for content in (given, tool_result_content(given)):
+        written = b'{"type":"tool_result","tool_use_id":"t","content":%s}' % inner
+        assert wire("user", [ToolResult("t", content)]) == b'{"role":"user","content":[%s]}' % written
+        message = {"content": [{"type": "tool_result", "tool_use_id": "t", "content": content}], "role": "user"}
+        assert wire_of_message(message, "messages.0") == ("user", b'{"content":[%s],"role":"user"}' % written)
+    for content in ([{"type": "wave"}], [Text("a"), {"type": "wave"}]):
+        where, why = refused(ToolResult("t", content))
+        assert where == f"messages.3.content.1.tool_result.content.{len(content) - 1}"
+        assert "unknown block type 'wave'" in why
 
 
 def test_one_string_stays_a_string() -> None:
