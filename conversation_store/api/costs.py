@@ -11,19 +11,18 @@ from datetime import date
 from decimal import Context, Decimal, Inexact
 from typing import Any, Final
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from conversation_store.api.models import Model, Models
-from conversation_store.api.models import Price as Row
 from conversation_store.record import canonical, cost
-from conversation_store.record.cost import Price, Work, digits
+from conversation_store.record.cost import Price, Used, Work, digits
 
 KINDS: Final = ("input", "write_5m", "write_1h", "read", "output")
 BILLED_REFUSALS: Final = frozenset({"bio", "frontier_llm", "reasoning_extraction"})
 BILLED_SINCE: Final = date(2026, 9, 24)
 """From then on a refusal of one of those categories is billed although it came before any output."""
 
-_ANYWHERE: Final = (None, "", "global", "not_available")
+_ANYWHERE: Final = ("global", "not_available")
 _ANSWERING: Final = frozenset({"message", "fallback_message"})
 _NO_OUTPUT: Final = frozenset({"fallback", "compaction"})
 _EXACT: Final = Context(prec=100, traps=[Inexact])
@@ -64,19 +63,19 @@ def price(
     bill = _Bill(models=models)
     if not isinstance(usage, Mapping):
         bill.missing.append("usage")
-        return bill.price()
-    bill.day, bill.usage = day_of(at), usage
+        return bill.price(Used())
     served = answer.get("model")
-    bill.served = served if isinstance(served, str) else model
-    work = cost.work_of(usage)
+    bill.day, bill.usage, bill.served = day_of(at), usage, served if isinstance(served, str) else model
+    work, uses = cost.work_of(usage), _uses(usage, blocks)
     unbilled = _is_unbilled(answer, blocks, bill.day)
     for each, whose in zip(work, _whose(work, model, bill.served), strict=True):
         if unbilled and each.type in _ANSWERING:
-            bill.add("refused", whose, each.prompt + each.output, Decimal(0))
+            bill.add(_heading("refused", whose, Decimal(0)), each.prompt + each.output, 0)
         else:
             bill.add_work(each, whose)
-    bill.add_server_tools(_uses(usage, blocks), tools)
-    return bill.price()
+    if uses or "fallback_credit" in usage:
+        bill.add_server_tools(uses, tools)
+    return bill.price(Used.of(work, uses))
 
 
 def _uses(usage: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -108,76 +107,108 @@ def _whose(work: Sequence[Work], asked: str, served: str) -> Iterator[str]:
         yield each.model or now
 
 
+@frozen
+class _Rate:
+    """What a model's tokens cost: for each kind its line without the count, and picodollars a token."""
+
+    kinds: tuple[tuple[str, str, int], ...]
+    factors: Mapping[str, Decimal]
+
+
 @define
 class _Bill:
-    """A bill being made out."""
+    """A bill being made out; each line is the JSON that is recorded."""
 
     models: Models
     day: date = date.min
     usage: Mapping[str, Any] = field(factory=dict)
     served: str = ""
-    lines: list[tuple[str, str | None, int, Decimal | None, int]] = field(factory=list)
+    lines: list[str] = field(factory=list)
+    total: int = 0
     factors: dict[str, Decimal] = field(factory=dict)
     missing: list[str] = field(factory=list)
     open: list[str] = field(factory=list)
 
-    def add(self, kind: str, model: str | None, count: int, price: Decimal, per: Decimal = _TOKEN) -> None:
-        """Write a line; *per* is how many picodollars a unit costs at a price of one dollar."""
-        unit = _EXACT.multiply(price, per)
-        if unit != (whole := int(unit)):
-            self.missing.append(f"{kind} of {model}: {price} is finer than a picodollar each")
-        elif count:
-            self.lines.append((kind, model, count, price, count * whole))
+    def add(self, heading: str, count: int, unit: int) -> None:
+        """Write a line: *count* at *unit* picodollars each."""
+        if not count:
+            return
+        amount = count * unit
+        self.total += amount
+        self.lines.append(f'{heading},"count":{count},"amount":"{digits(amount)}"}}')
+
+    def leave_open(self, kind: str, count: int) -> None:
+        """Write a line whose amount cannot be decided for one exchange alone."""
+        self.lines.append(f'{_heading(kind, None, None)},"count":{count}}}')
+        self.open.append(kind)
 
     def add_work(self, work: Work, name: str) -> None:
         """Write the lines of one sampling, at its model's price."""
-        self.missing += [f"usage.{each}" for each in work.strange]
-        model = self.models.get(name)
+        if work.strange:
+            self.missing += [f"usage.{each}" for each in work.strange]
+        usage, model = self.usage, self.models.get(name)
         if model is None:
             self.missing.append(f"model {name}")
             return
         speed = self._speed(work, name, model)
-        row = model.price(self.day, prompt=work.prompt, speed=speed)
-        if row is None:
-            fast = "" if speed == "standard" else f", {speed}"
-            self.missing.append(f"price of {name} on {self.day}{fast}")
-            return
-        factor = self._factor(name, model, row)
-        for kind in KINDS:
+        tier, geo = str(usage.get("service_tier") or "standard"), str(usage.get("inference_geo") or "global")
+        tiers = model.price_tiers
+        over = max([each for each in tiers if work.prompt > each], default=0) if len(tiers) > 1 else 0
+        memory: dict[object, _Rate] = self.models.memory
+        key = (name, self.day, over, speed, tier, geo)
+        rate = memory.get(key)
+        if rate is None:
+            rate = self._rate(model, key)
+            if rate is None:
+                return
+            memory[key] = rate
+        if rate.factors:
+            self.factors |= rate.factors
+        for kind, heading, unit in rate.kinds:
             if count := getattr(work, kind):
-                listed = getattr(row, kind)
-                self.add(kind, name, count, listed if factor is None else _EXACT.multiply(listed, factor))
+                self.add(heading, count, unit)
 
     def _speed(self, work: Work, name: str, model: Model) -> str:
         """Say how fast a sampling ran: ``usage.speed`` speaks of the model that served."""
         speed = work.speed or self.usage.get("speed")
         if speed is None:
             return "standard"
-        if work.speed is None and name != self.served and model.speed_fast != "fast":
-            return "standard"
-        if work.speed is None and name != self.served and speed != "standard":
-            self.missing.append(f"whether {name} ran {speed}")
+        if work.speed is None and name != self.served:
+            if model.speed_fast != "fast":
+                return "standard"
+            if speed != "standard":
+                self.missing.append(f"whether {name} ran {speed}")
         return str(speed)
 
-    def _factor(self, name: str, model: Model, row: Row) -> Decimal | None:
-        """Multiply what the prices of a row are multiplied with; None for nothing."""
-        found: dict[str, Decimal] = {}
-        tier, geo = self.usage.get("service_tier"), self.usage.get("inference_geo")
+    def _rate(self, model: Model, asked: tuple[str, date, int, str, str, str]) -> _Rate | None:
+        """Work out what the prices of a model come to in this request; None where one is not known."""
+        name, day, over, speed, tier, geo = asked
+        row = model.price(day, prompt=over + 1 if over else 0, speed=speed)
+        if row is None:
+            fast = "" if speed == "standard" else f", {speed}"
+            self.missing.append(f"price of {name} on {day}{fast}")
+            return None
+        lacking = len(self.missing)
+        factors: dict[str, Decimal] = {}
         if tier == "batch" and row.batch is not None:
-            found["batch"] = row.batch
-        elif tier not in (None, "standard"):
+            factors["batch"] = row.batch
+        elif tier != "standard":
             self.missing.append(f"price of {name} at service_tier {tier}")
-        if isinstance(geo, str) and geo in row.geo:
-            found[f"inference_geo {geo}"] = row.geo[geo]
+        if geo in row.geo:
+            factors[f"inference_geo {geo}"] = row.geo[geo]
         elif geo not in _ANYWHERE and (model.inference_geo or geo != "us"):
             self.missing.append(f"price of {name} at inference_geo {geo}")
-        if not found:
-            return None
-        self.factors |= found
-        product = Decimal(1)
-        for factor in found.values():
-            product = _EXACT.multiply(product, factor)
-        return product
+        rate = _Rate(tuple([self._kind(name, kind, getattr(row, kind), factors) for kind in KINDS]), factors)
+        return rate if len(self.missing) == lacking else None
+
+    def _kind(self, name: str, kind: str, listed: Decimal, factors: Mapping[str, Decimal]) -> tuple[str, str, int]:
+        price = listed
+        for factor in factors.values():
+            price = _EXACT.multiply(price, factor)
+        unit = _EXACT.multiply(price, _TOKEN)
+        if unit != int(unit):
+            self.missing.append(f"price of {name}: {price} is finer than a picodollar for a token")
+        return kind, _heading(kind, name, price), int(unit)
 
     def add_server_tools(self, uses: Mapping[str, int], tools: Callable[[], object]) -> None:
         """Write the lines of server tools, and what cannot be decided for one exchange alone."""
@@ -185,41 +216,40 @@ class _Bill:
         prices = {"web_search": listed.web_search, "web_fetch": listed.web_fetch}
         for kind, count in uses.items():
             if kind in prices:
-                self.add(kind, None, count, prices[kind], _USE)
+                self.add(_heading(kind, None, prices[kind]), count, int(prices[kind] * _USE))
             elif kind == "code_execution" and _free(tools(), listed.code_execution_free_with):
-                self.add(kind, None, count, Decimal(0), _USE)
+                self.add(_heading(kind, None, Decimal(0)), count, 0)
             else:
                 # Code is billed by the container's hour, of which so many a month are free.
-                self.lines.append((kind, None, count, None, 0))
-                self.open.append(kind)
+                self.leave_open(kind, count)
         credit = self.usage.get("fallback_credit")
         status = credit.get("status") if isinstance(credit, Mapping) else None
         if isinstance(status, Mapping) and status.get("type") == "redeemed":
-            self.lines.append(("fallback_credit", None, 1, None, 0))
-            self.open.append("fallback_credit")
+            self.leave_open("fallback_credit", 1)
 
-    def price(self) -> Price:
+    def price(self, used: Used) -> Price:
         """Make it out."""
-        said: dict[str, Any] = {"as_of": self.models.as_of.isoformat()}
+        told = f'{{"as_of":"{self.models.as_of}"'
         if self.missing:
-            return Price(canonical.header({**said, "missing": list(dict.fromkeys(self.missing))}))
-        total = sum([line[4] for line in self.lines])
-        said["lines"] = [_said(*line) for line in self.lines]
-        said["total"] = digits(total)
+            missing = canonical.header({"missing": list(dict.fromkeys(self.missing))})
+            return Price(told.encode() + b"," + missing[1:], used=used)
         if self.factors:
-            said["factors"] = {name: f"{factor:f}" for name, factor in self.factors.items()}
+            factors = {name: f"{factor:f}" for name, factor in self.factors.items()}
+            told += f',"factors":{canonical.header(factors).decode()}'
         if self.open:
-            said["missing"] = self.open
-        return Price(canonical.header(said), total)
+            told += f',"missing":{canonical.header({"": self.open}).decode()[4:-1]}'
+        told += f',"lines":[{",".join(self.lines)}],"total":"{digits(self.total)}"}}'
+        return Price(told.encode(), self.total, used)
 
 
-def _said(kind: str, model: str | None, count: int, price: Decimal | None, pico: int) -> dict[str, Any]:
-    said: dict[str, Any] = {"kind": kind, "count": count}
+def _heading(kind: str, model: str | None, price: Decimal | None) -> str:
+    """Write the beginning of a line, as JSON: all but how many and how much."""
+    said = {"kind": kind}
     if model is not None:
         said["model"] = model
     if price is not None:
-        said["price"], said["amount"] = f"{price:f}", digits(pico)
-    return said
+        said["price"] = f"{price:f}"
+    return canonical.header(said)[:-1].decode()
 
 
 def _free(tools: object, free_with: Sequence[str]) -> bool:

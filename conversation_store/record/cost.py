@@ -7,7 +7,7 @@ them a token. Outside it is a ``Decimal``, in the record a string of decimal dig
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
@@ -21,7 +21,8 @@ PICO: Final = 10**12
 LARGEST: Final = (1 << 63) - 1
 """What a column of the ledger holds."""
 
-_WRITES: Final = {"ephemeral_5m_input_tokens": "write_5m", "ephemeral_1h_input_tokens": "write_1h"}
+_SHORT: Final = "ephemeral_5m_input_tokens"
+_LONG: Final = "ephemeral_1h_input_tokens"
 _CODE: Final = frozenset({"code_execution", "bash_code_execution", "text_editor_code_execution"})
 
 
@@ -88,37 +89,37 @@ def work_of(usage: Mapping[str, Any]) -> list[Work]:
 
 def _work(given: Mapping[str, Any], *, top: bool = False) -> Work:
     strange: list[str] = []
-
-    def count(name: str, of: Mapping[str, Any] = given) -> int:
-        value = of.get(name)
-        if type(value) is int and 0 <= value <= LARGEST:
-            return value
-        if value is not None or (top and name in {"input_tokens", "output_tokens"}):
-            strange.append(name)
-        return 0
-
-    written, told = count("cache_creation_input_tokens"), given.get("cache_creation")
-    writes = {"write_5m": 0, "write_1h": 0}
+    if top:
+        strange += [name for name in ("input_tokens", "output_tokens") if given.get(name) is None]
+    written, told = _count(given, "cache_creation_input_tokens", strange), given.get("cache_creation")
+    short = long = 0
     if isinstance(told, Mapping):
-        for name in told:
-            tokens = count(name, told)
-            if name in _WRITES:
-                writes[_WRITES[name]] = tokens
-            elif tokens:
-                strange.append(name)
+        short, long = _count(told, _SHORT, strange), _count(told, _LONG, strange)
+        strange += [name for name in told if name not in {_SHORT, _LONG} and told[name]]
     # What no time to live is told of was written for the usual one.
-    writes["write_5m"] += max(written - sum(writes.values()), 0) if not strange else 0
+    short += max(written - short - long, 0)
     kind, model, speed = given.get("type"), given.get("model"), given.get("speed")
     return Work(
-        type=kind if isinstance(kind, str) and not top else "message",
-        model=model if isinstance(model, str) and not top else None,
-        input=count("input_tokens"),
-        read=count("cache_read_input_tokens"),
-        output=count("output_tokens"),
-        speed=speed if isinstance(speed, str) else None,
-        strange=tuple(strange),
-        **writes,
+        kind if isinstance(kind, str) and not top else "message",
+        model if isinstance(model, str) and not top else None,
+        _count(given, "input_tokens", strange),
+        short,
+        long,
+        _count(given, "cache_read_input_tokens", strange),
+        _count(given, "output_tokens", strange),
+        speed if isinstance(speed, str) else None,
+        tuple(strange),
     )
+
+
+def _count(of: Mapping[str, Any], name: str, strange: list[str]) -> int:
+    value = of.get(name)
+    if value is None:
+        return 0
+    if type(value) is int and 0 <= value <= LARGEST:
+        return value
+    strange.append(name)
+    return 0
 
 
 def server_tools_of(usage: Mapping[str, Any]) -> dict[str, int]:
@@ -131,12 +132,38 @@ def server_tools_of(usage: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def executions(blocks: object) -> int:
+def executions(blocks: Sequence[Mapping[str, Any]]) -> int:
     """Count the calls of code execution among the blocks of an answer."""
-    return sum(
-        isinstance(block, Mapping) and block.get("type") == "server_tool_use" and block.get("name") in _CODE
-        for block in (blocks if isinstance(blocks, (list, tuple)) else ())
-    )
+    calls = [block.get("name") for block in blocks if block.get("type") == "server_tool_use"]
+    return sum(isinstance(name, str) and name in _CODE for name in calls)
+
+
+@frozen
+class Used:
+    """What an exchange used in all: tokens by kind, and server tools."""
+
+    input: int = 0
+    write_5m: int = 0
+    write_1h: int = 0
+    read: int = 0
+    output: int = 0
+    web_searches: int = 0
+    web_fetches: int = 0
+    code_executions: int = 0
+
+    @classmethod
+    def of(cls, work: Sequence[Work], uses: Mapping[str, int]) -> Used:
+        """Sum the work of an answer and the uses of server tools."""
+        return cls(
+            sum([each.input for each in work]),
+            sum([each.write_5m for each in work]),
+            sum([each.write_1h for each in work]),
+            sum([each.read for each in work]),
+            sum([each.output for each in work]),
+            uses.get("web_search", 0),
+            uses.get("web_fetch", 0),
+            uses.get("code_execution", 0),
+        )
 
 
 # --- what it cost --------------------------------------------------------------------------------------------------
@@ -194,10 +221,12 @@ class Price:
     Attributes:
         recorded: A JSON object: ``lines`` and their ``total``, or what is ``missing``; empty where nothing is kept.
         pico: The total in picodollars; None where it is not known.
+        used: What was used, where it was just counted.
     """
 
     recorded: bytes = b""
     pico: int | None = None
+    used: Used | None = None
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -226,10 +255,6 @@ class Price:
             as_of=said["as_of"],
         )
 
-    def uses(self, kind: str) -> int:
-        """Count the tokens or uses of the lines of one kind."""
-        return sum(line["count"] for line in self._said.get("lines", ()) if line["kind"] == kind)
-
     @property
     def _said(self) -> Mapping[str, Any]:
         return canonical.object_of(self.recorded) if self.recorded else {}
@@ -238,7 +263,7 @@ class Price:
 NOT_KNOWN: Final = Price()
 """The price of what nobody knows the price of."""
 
-UNBILLED: Final = Price(pico=0)
+UNBILLED: Final = Price(pico=0, used=Used())
 """The price of what never ran."""
 
 

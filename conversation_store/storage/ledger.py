@@ -25,8 +25,8 @@ from sqlalchemy import (
 )
 
 from conversation_store.errors import ContentError
-from conversation_store.record import canonical, cost
-from conversation_store.record.cost import LARGEST, Price, Totals
+from conversation_store.record import canonical
+from conversation_store.record.cost import LARGEST, Price, Totals, dollars
 from conversation_store.record.exchange import Exchange, State, Usage
 from conversation_store.storage.engine import Compiled
 from conversation_store.storage.tables import conversation, conversation_key, month
@@ -99,26 +99,25 @@ def finish(connection: Connection, exchange: Exchange, outcome: int | None) -> N
             "cache_creation_input_tokens": exchange.usage.cache_creation_input_tokens,
             "cache_read_input_tokens": exchange.usage.cache_read_input_tokens,
             "usage": _usage(exchange.usage.raw),
-            **_spent(exchange.usage.raw, exchange.price),
+            **_spent(exchange.price),
         },
     )
 
 
-def _spent(usage: Mapping[str, Any], price: Price) -> dict[str, int | bytes | None]:
-    work, uses = cost.work_of(usage) if usage else (), cost.server_tools_of(usage)
-    executed = price.uses("code_execution") if b'"code_execution"' in price.recorded else 0
+def _spent(price: Price) -> dict[str, int | bytes | None]:
+    used = price.used
     return {
         "cost": _counted(price.pico),
         "unpriced": int(b'"missing"' in price.recorded),
         "price": price.recorded or None,
-        "work_input": _counted(sum([each.input for each in work])),
-        "work_write_5m": _counted(sum([each.write_5m for each in work])),
-        "work_write_1h": _counted(sum([each.write_1h for each in work])),
-        "work_read": _counted(sum([each.read for each in work])),
-        "work_output": _counted(sum([each.output for each in work])),
-        "web_searches": uses.get("web_search", 0),
-        "web_fetches": uses.get("web_fetch", 0),
-        "code_executions": max(executed, uses.get("code_execution", 0)),
+        "work_input": None if used is None else _counted(used.input),
+        "work_write_5m": None if used is None else _counted(used.write_5m),
+        "work_write_1h": None if used is None else _counted(used.write_1h),
+        "work_read": None if used is None else _counted(used.read),
+        "work_output": None if used is None else _counted(used.output),
+        "web_searches": None if used is None else used.web_searches,
+        "web_fetches": None if used is None else used.web_fetches,
+        "code_executions": None if used is None else used.code_executions,
     }
 
 
@@ -294,7 +293,7 @@ def totals(
         rows = rows.where(table.c.begun >= bindparam("since", since, BigInteger))
     if until is not None:
         rows = rows.where(table.c.begun < bindparam("until", until, BigInteger))
-    return [_totals(row._mapping, by) for row in connection.execute(rows)]  # noqa: SLF001 - its public name
+    return [_totals(row._asdict(), by) for row in connection.execute(rows)]
 
 
 def _totals(row: Mapping[str, Any], by: Sequence[str]) -> Totals:
@@ -303,5 +302,5 @@ def _totals(row: Mapping[str, Any], by: Sequence[str]) -> Totals:
     return Totals(
         by={name: GROUPS[name][1](row[f"by_{name}"]) for name in by},
         exchanges=row["exchanges"],
-        **{**summed, **counted, "cost": cost.dollars(summed["cost"])},  # type: ignore[arg-type]
+        **{**summed, **counted, "cost": dollars(summed["cost"])},  # type: ignore[arg-type]
     )
