@@ -205,10 +205,14 @@ class _Bill:
         price = listed
         for factor in factors.values():
             price = _EXACT.multiply(price, factor)
-        unit = _EXACT.multiply(price, _TOKEN)
+        return kind, _heading(kind, name, price), self._unit(name, price, _TOKEN)
+
+    def _unit(self, name: str, price: Decimal, per: Decimal) -> int:
+        """Say in picodollars what one costs; *per* is what it costs at a price of one dollar."""
+        unit = _EXACT.multiply(price, per)
         if unit != int(unit):
-            self.missing.append(f"price of {name}: {price} is finer than a picodollar for a token")
-        return kind, _heading(kind, name, price), int(unit)
+            self.missing.append(f"price of {name}: {price} is finer than a picodollar each")
+        return int(unit)
 
     def add_server_tools(self, uses: Mapping[str, int], tools: Callable[[], object]) -> None:
         """Write the lines of server tools, and what cannot be decided for one exchange alone."""
@@ -216,7 +220,7 @@ class _Bill:
         prices = {"web_search": listed.web_search, "web_fetch": listed.web_fetch}
         for kind, count in uses.items():
             if kind in prices:
-                self.add(_heading(kind, None, prices[kind]), count, int(prices[kind] * _USE))
+                self.add(_heading(kind, None, prices[kind]), count, self._unit(kind, prices[kind], _USE))
             elif kind == "code_execution" and _free(tools(), listed.code_execution_free_with):
                 self.add(_heading(kind, None, Decimal(0)), count, 0)
             else:
