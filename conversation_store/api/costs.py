@@ -73,7 +73,7 @@ def price(
             bill.add(_heading("refused", whose, Decimal(0)), each.prompt + each.output, 0)
         else:
             bill.add_work(each, whose)
-    if uses or "fallback_credit" in usage:
+    if uses or "server_tool_use" in usage or "fallback_credit" in usage:
         bill.add_server_tools(uses, tools)
     return bill.price(Used.of(work, uses))
 
@@ -226,6 +226,7 @@ class _Bill:
             else:
                 # Code is billed by the container's hour, of which so many a month are free.
                 self.leave_open(kind, count)
+        self.missing += [f"usage.server_tool_use{name}" for name in cost.strange_uses(self.usage)]
         credit = self.usage.get("fallback_credit")
         status = credit.get("status") if isinstance(credit, Mapping) else None
         if isinstance(status, Mapping) and status.get("type") == "redeemed":

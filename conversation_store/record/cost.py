@@ -132,6 +132,18 @@ def server_tools_of(usage: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
+def strange_uses(usage: Mapping[str, Any]) -> list[str]:
+    """Name the counters of server tools that are no count."""
+    told = usage.get("server_tool_use")
+    if not isinstance(told, Mapping):
+        return [] if told is None else [""]
+    return [
+        f".{name}"
+        for name, uses in told.items()
+        if uses is not None and not (type(uses) is int and 0 <= uses <= LARGEST)
+    ]
+
+
 def executions(blocks: Sequence[Mapping[str, Any]]) -> int:
     """Count the calls of code execution among the blocks of an answer."""
     calls = [block.get("name") for block in blocks if block.get("type") == "server_tool_use"]
@@ -226,7 +238,7 @@ class Price:
 
     recorded: bytes = b""
     pico: int | None = None
-    used: Used | None = None
+    used: Used | None = field(default=None, eq=False)
 
     @property
     def missing(self) -> tuple[str, ...]:

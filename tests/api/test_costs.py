@@ -286,6 +286,12 @@ def test_a_refusal_costs_nothing_before_any_output(
             "usage.ephemeral_24h_input_tokens",
         ),
         ("claude-opus-5-5", usage(iterations=[7]), "usage.iterations"),
+        ("claude-opus-5-5", usage(server_tool_use=7), "usage.server_tool_use"),
+        (
+            "claude-opus-5-5",
+            usage(server_tool_use={"web_search_requests": -1}),
+            "usage.server_tool_use.web_search_requests",
+        ),
         ("claude-opus-5-5", usage(iterations=[step("advisor_message", 1, 1, model="x")]), "model x"),
     ],
 )
