@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         ToolUse,
         Unknown,
     )
+    from conversation_store.record.cost import Cost, Totals
     from conversation_store.record.exchange import Attempt, Exchange, State, Usage
     from conversation_store.record.reply import Reply
     from conversation_store.record.turns import Origin, Turn
@@ -45,6 +46,7 @@ __all__ = [
     "Client",
     "Conversation",
     "ConversationStoreError",
+    "Cost",
     "Document",
     "Exchange",
     "Fault",
@@ -62,6 +64,7 @@ __all__ = [
     "Thinking",
     "ToolResult",
     "ToolUse",
+    "Totals",
     "Turn",
     "Unknown",
     "Usage",
@@ -88,6 +91,7 @@ _HOMES: Final = {
         "ToolUse",
         "Unknown",
     ),
+    "record.cost": ("Cost", "Totals"),
     "record.exchange": ("Attempt", "Exchange", "State", "Usage"),
     "record.reply": ("Reply",),
     "record.turns": ("Origin", "Turn"),

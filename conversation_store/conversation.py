@@ -8,6 +8,7 @@ one appends, the other finds out by ``ConflictError``, and goes on after ``refre
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from decimal import Decimal
 from functools import partial
 from hashlib import sha256
 from typing import Any, Final, Literal, TypeAlias
@@ -36,6 +37,7 @@ from conversation_store.record import canonical, codec
 from conversation_store.record.blocks import ABSENT, Maybe, Text, ToolResult, ToolUse
 from conversation_store.record.chain import draft
 from conversation_store.record.codec import Content
+from conversation_store.record.cost import Totals
 from conversation_store.record.exchange import Exchange, State
 from conversation_store.record.reply import Reply
 from conversation_store.record.turns import Origin, Turn
@@ -118,6 +120,17 @@ class Conversation:
         with self._history.database.read() as connection:
             found = ledger.read_all(connection, self.id)
         return [self._history.as_of_now(exchange) for exchange in found]
+
+    @property
+    def usage(self) -> Totals:
+        """What its exchanges used and cost together; summed by the database."""
+        with self._history.database.read() as connection:
+            return ledger.totals(connection, self._history.kept.scope, of=self.id)[0]
+
+    @property
+    def cost(self) -> Decimal:
+        """USD that its exchanges are known to have cost; ``usage.unpriced`` says how many that leaves out."""
+        return self.usage.cost
 
     @property
     def pending(self) -> Pending | None:
@@ -234,9 +247,11 @@ class Conversation:
 
         Raises:
             ContentError: A value that is no JSON, or no setting.
+            UnlistedModelError: Nothing is known of the model, and the store takes only those it knows.
             ConflictError, BusyError: As ``user``.
         """
         known = self._history
+        known.options.set_model(settings.get("model"))
         changed, secrets = known.settings.updated(settings)
         known.secrets |= secrets
         if changed != known.settings:

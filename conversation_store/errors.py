@@ -6,6 +6,7 @@ ConversationStoreError
 │   └── AttachmentError        a file is not what it claims to be, or is too large
 ├── CodecError                 bytes that are no JSON, or JSON that is no message; also ValueError
 ├── ConfigurationError         a client or a store was set up in a way that cannot work
+│   └── UnlistedModelError     nothing is known of a model, and the store takes only those it knows; .model
 ├── RuleViolationError         the API would refuse the request; .findings, all of them
 ├── UnfitReplyError            an answer is not what its caller needs (no whole JSON); also ValueError
 ├── ToolOutcomeError           whether a tool with effects has run is not known; .call
@@ -100,6 +101,25 @@ class ConfigurationError(ConversationStoreError):
 
     def __str__(self) -> str:
         return self.message
+
+
+@define
+class UnlistedModelError(ConfigurationError):
+    """
+    Nothing is known of a model, and the store was opened with ``on_unlisted="error"``. Nothing was written.
+
+    Attributes:
+        model: The name that was asked for.
+    """
+
+    message: str = field(init=False, default="")
+    model: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.model} is not in the list of models; add it with Store(…, models=load().with_model(…)), "
+            'or take it with on_unlisted="warn"'
+        )
 
 
 @define

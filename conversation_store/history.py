@@ -4,9 +4,10 @@ What a conversation's log tells: its views, turns, settings and past requests; a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
 
 from attrs import evolve, frozen
@@ -26,6 +27,7 @@ from conversation_store.errors import (
     LeaseLostError,
     NotFoundError,
     UnknownOutcomeError,
+    UnlistedModelError,
 )
 from conversation_store.record import canonical, chain, splices, view
 from conversation_store.record.blocks import ToolResult, ToolUse
@@ -39,6 +41,10 @@ from conversation_store.storage.blobs import Blob
 from conversation_store.storage.engine import Database
 from conversation_store.storage.log import Commit, Head, Kept
 from conversation_store.storage.tables import NO_TOKEN
+
+OnUnlisted: TypeAlias = Literal["warn", "error"]
+
+logger: Final = logging.getLogger("conversation_store")
 
 Uses: TypeAlias = Mapping[int, Sequence[Blob]]
 """By index among the drafts of an append: the blobs that entry uses."""
@@ -212,11 +218,34 @@ class Options:
         client: Sends requests; None for a store that only keeps.
         models: What is known of models.
         keep_raw: Whether the raw bytes of every response are kept, beside their digest.
+        on_unlisted: What to do where nothing is known of a model: ``warn``, or refuse it with an ``error``.
     """
 
     client: Client | None
     models: Models
     keep_raw: bool = False
+    on_unlisted: OnUnlisted = "warn"
+
+    def take_model(self, name: object) -> None:
+        """
+        Look whether a model may be asked.
+
+        Raises:
+            UnlistedModelError: Nothing is known of it, and only known ones are taken.
+        """
+        if self.on_unlisted == "error" and isinstance(name, str) and name not in self.models:
+            raise UnlistedModelError(model=name)
+
+    def set_model(self, name: object) -> None:
+        """
+        Look whether a model may be asked from now on, and say where nothing is known of it.
+
+        Raises:
+            As ``take_model``.
+        """
+        self.take_model(name)
+        if isinstance(name, str) and name not in self.models:
+            logger.warning("%s is not in the list of models: its limits are not checked, its price is not known", name)
 
 
 class History:
@@ -469,6 +498,18 @@ class History:
         """Read the settings that were for one exchange alone."""
         entry = self.entry(exchange.position)
         return {**canonical.object_of(entry.body or b"{}"), **fields_of(entry.header).get("overrides", {})}
+
+    def params_of(self, position: int) -> Mapping[str, Any]:
+        """
+        Read the parameters of the request at *position*, but for its messages.
+
+        Raises:
+            CodecError: They cannot be read any more.
+        """
+        with self.database.read() as connection:
+            entry = _entry(connection, self.id, position)
+            settings = settings_at(connection, self.id, fields_of(entry.header)["settings"])
+        return canonical.object_of(requests.merged(settings.body, entry.body or b"{}"))
 
     def partial_text(self, exchange: Exchange) -> str:
         """Read the words of an answer that broke off, from what is kept of it; empty where none had come."""

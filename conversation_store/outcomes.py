@@ -24,6 +24,7 @@ from conversation_store.errors import (
 )
 from conversation_store.record import canonical, chain, splices
 from conversation_store.record.chain import Entry, draft
+from conversation_store.record.cost import NOT_KNOWN, UNBILLED, Price
 from conversation_store.record.exchange import Attempt, Exchange, State, Usage, omitted
 from conversation_store.record.turns import Origin, model_turn
 from conversation_store.storage.blobs import Blob
@@ -102,7 +103,7 @@ class Answer:
 
 
 def answered(
-    answer: Answer, *, prefill: str | Sequence[Any] | None, attempts: Sequence[Attempt]
+    answer: Answer, *, prefill: str | Sequence[Any] | None, attempts: Sequence[Attempt], price: Price = NOT_KNOWN
 ) -> tuple[State, bytes, bytes | None, dict[str, Any]]:
     """
     Decide what an answer becomes.
@@ -118,6 +119,8 @@ def answered(
     cut_off = stop_reason in _CUT and bool(answer.blocks) and answer.blocks[-1].get("type") == "tool_use"
     empty = len(left_out) == len(answer.blocks) or cut_off
     parts = {"envelope": answer.envelope, "attempts": _written(attempts)}
+    if price.recorded:
+        parts["price"] = price.recorded
     if refused or empty:
         parts["content"] = answer.content
     state = State.REFUSED if refused else State.ANSWERED
@@ -219,10 +222,19 @@ def error_of(outcome: Mapping[str, Any]) -> APIError:
 
 
 def concluded(
-    exchange: Exchange, answer: Answer | None, *, state: State, attempts: Sequence[Attempt], billed: bool, at: int
+    exchange: Exchange,
+    answer: Answer | None,
+    *,
+    state: State,
+    attempts: Sequence[Attempt],
+    billed: bool,
+    at: int,
+    price: Price = NOT_KNOWN,
 ) -> Exchange:
     """Write what became of an exchange into its value; the turn's position is added once it is known."""
     known = answer or Answer.none()
+    if state is State.REJECTED or (state is State.FAILED and not billed):
+        price = UNBILLED
     return evolve(
         exchange,
         state=state,
@@ -234,6 +246,7 @@ def concluded(
         request_id=next((each.request_id for each in reversed(attempts) if each.request_id), None),
         stop_reason=known.text_field("stop_reason"),
         usage=Usage.of(known.fields.get("usage")),
+        price=price,
     )
 
 

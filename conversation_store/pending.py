@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from attrs import define, evolve, field, frozen
 
 from conversation_store import exchanges, history, outcomes
+from conversation_store.api import costs
 from conversation_store.api import request as requests
 from conversation_store.api.request import Messages, Request, Settings
 from conversation_store.errors import (
@@ -205,7 +206,15 @@ class Pending:
             raise fault from None
         known = self._history
         at = identity.now()
-        state, body, turn_body, fields = outcomes.answered(read, prefill=self._prefill, attempts=attempts)
+        price = costs.price(
+            read.fields,
+            read.blocks,
+            model=self.exchange.model,
+            at=self.exchange.begun,
+            models=known.options.models,
+            tools=self._tools,
+        )
+        state, body, turn_body, fields = outcomes.answered(read, prefill=self._prefill, attempts=attempts, price=price)
         uses: dict[int, Sequence[Blob]] = {}
         raw_use = None
         if known.options.keep_raw and read.response is not None:
@@ -221,8 +230,17 @@ class Pending:
             kept = known.detached(turn_body, at, received=True, marks=marks)
             uses[1] = kept.blobs
             drafts.append(turn_draft({**fields, "request": self.exchange.position}, kept, at))
-        ended = outcomes.concluded(self.exchange, read, state=state, attempts=attempts, billed=False, at=at)
+        ended = outcomes.concluded(
+            self.exchange, read, state=state, attempts=attempts, billed=False, at=at, price=price
+        )
         return _Ending(drafts=drafts, exchange=ended, answer=read, uses=uses, late=taken.message)
+
+    def _tools(self) -> object:
+        """Read the tools of the request; none where they cannot be read any more."""
+        try:
+            return self._history.params_of(self.exchange.position).get("tools")
+        except CodecError:
+            return None
 
     def _conclude(self, ending: _Ending) -> None:
         """
@@ -383,7 +401,7 @@ def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Term
 
     Raises:
         ContentError: Turns were added since, so that bringing the old ones back would change their order.
-        ConfigurationError: A secret that is to be sent is not known here.
+        ConfigurationError: A secret that is to be sent is not known here, or nothing is known of a new model.
         ConflictError, BusyError: Another worker is at it; nothing was written.
     """
     if known.head.pending_position != old.position:
@@ -406,6 +424,7 @@ def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Term
         said = known.entry(fields["prefill"])
         prefill = canonical.object_of(said.body or b"{}").get("content")
         extra.append(requests.part_of(said.header, said.body or b""))
+    known.options.take_model(changes.get("model"))
     overrides, secrets = Settings.read(entry.body or b"{}", fields.get("overrides", {})).updated(changes)
     known.secrets |= secrets
     body = requests.merged(known.settings.body, overrides.body, stream=stream)

@@ -100,6 +100,7 @@ def plan(history: History, said: Said) -> Planned:
     Raises:
         ContentError: Something is no content or no setting.
         RuleViolationError: The API would refuse it; every finding is in it.
+        UnlistedModelError: Nothing is known of the model, and the store takes only those it knows.
         ConfigurationError: A secret that is to be sent is not known here.
         DatabaseError: An attachment could not be kept.
     """
@@ -123,6 +124,8 @@ def plan(history: History, said: Said) -> Planned:
     roles = [*messages.roles[:1], *("assistant" if origin is Origin.PREFILL else "user" for origin, _ in new)]
     last = roles[-1] if new else next(reversed(messages.roles), None)
     params = canonical.object_of(body)
+    if not said.allow_unlisted_model:
+        history.options.take_model(params.get("model"))
     open_calls = [call.id for call in history.open_calls]
     results = list(_results(new, messages.count))
     findings += rules.check_request(

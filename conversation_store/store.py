@@ -5,12 +5,13 @@ Stores: a database and a client, and the conversations kept there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 from uuid import UUID
 
-from attrs import frozen
+from attrs import evolve, frozen
 from sqlalchemy import URL, Engine
 
 from conversation_store import exchanges
@@ -21,13 +22,16 @@ from conversation_store.api.request import Settings
 from conversation_store.audit.verify import Fault, verify_conversation
 from conversation_store.conversation import Conversation
 from conversation_store.errors import ContentError, NotFoundError
-from conversation_store.history import Options, settings_draft
+from conversation_store.history import OnUnlisted, Options, settings_draft
 from conversation_store.record import canonical, chain
 from conversation_store.record.chain import draft
-from conversation_store.storage import identity, log, migrate
+from conversation_store.record.cost import Totals
+from conversation_store.storage import identity, ledger, log, migrate
 from conversation_store.storage.engine import Database
 from conversation_store.storage.log import Head, Kept
 from conversation_store.storage.tables import KEY_BYTES, SCOPE_BYTES
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @frozen(kw_only=True)
@@ -76,6 +80,7 @@ class Store:
         durability: str = "full",
         keep_raw: bool = False,
         models: Models | None = None,
+        on_unlisted: OnUnlisted = "warn",
     ) -> None:
         """
         Open a store.
@@ -88,7 +93,10 @@ class Store:
             upgrade: Bring the database's tables to this release first.
             durability: SQLite only: ``full`` (a committed turn survives a power cut) or ``normal``.
             keep_raw: Keep the raw bytes of every response, beside their digest.
-            models: What is known of models; the built-in list without it.
+            models: What is known of models and their prices; the built-in list without it, to which
+                ``load().with_model({…})`` of ``conversation_store.api.models`` adds or corrects an entry.
+            on_unlisted: What to do where nothing is known of a model: ``warn`` says so and goes on; ``error``
+                refuses it before anything is written.
 
         Raises:
             SchemaMismatchError: The tables are not those of this release; it names the command to run.
@@ -97,8 +105,9 @@ class Store:
         """
         _check_text("scope", scope, SCOPE_BYTES, empty=True)
         self.scope = scope
+        known = model_data.load() if models is None else models
+        self._options = Options(client=client, models=known, keep_raw=keep_raw, on_unlisted=_unlisted(on_unlisted))
         self._database = Database.open(database, durability=durability)
-        self._options = Options(client=client, models=models or model_data.load(), keep_raw=keep_raw)
         try:
             if upgrade:
                 migrate.upgrade(self._database)
@@ -124,7 +133,7 @@ class Store:
         """Let go of the database; a host's engine and the client stay open."""
         self._database.close()
 
-    def open(self, key: str | None = None, **settings: Any) -> Conversation:
+    def open(self, key: str | None = None, *, on_unlisted: Any = None, **settings: Any) -> Conversation:
         """
         Get the conversation of a key, or make it.
 
@@ -134,23 +143,28 @@ class Store:
         Args:
             key: The host's own name for it (``telegram:42``), up to 512 bytes of UTF-8, taken exactly; None
                 makes a new conversation without one.
+            on_unlisted: As for the store, for this conversation as long as it is open; None for what the store says.
             settings: ``model``, ``max_tokens``, ``system``, ``tools`` … any parameter of the API, and
                 ``version`` (the API's) and ``betas``.
 
         Raises:
             ContentError: A key that is too long, or a setting that is no JSON.
+            UnlistedModelError: Nothing is known of the model, and only known ones are taken.
             ConflictError, BusyError: Settings differ, and another worker is at it.
         """
+        options = self._options
+        if on_unlisted is not None:
+            options = evolve(options, on_unlisted=_unlisted(on_unlisted))
         if key is not None:
             _check_text("key", key, KEY_BYTES)
             kept = self._find(key)
             if kept is None:
-                return self._create(key, settings)
-            conversation = self._conversation(kept)
+                return self._create(key, settings, options)
+            conversation = self._conversation(kept, options)
             if settings:
                 conversation.update(**settings)
             return conversation
-        return self._create(None, settings)
+        return self._create(None, settings, options)
 
     def get(self, which: str | UUID) -> Conversation:
         """
@@ -177,6 +191,37 @@ class Store:
             rows = log.newest(connection, self.scope, limit, place)
         return [_listed(row) for row in rows]
 
+    def usage(
+        self,
+        group_by: str | Sequence[str] = (),
+        *,
+        since: date | int | None = None,
+        until: date | int | None = None,
+    ) -> Sequence[Totals]:
+        """
+        Sum what the exchanges of this scope used and cost; the database adds up.
+
+        Args:
+            group_by: ``day``, ``month``, ``model``, ``key``, ``conversation``, ``state``, or several of them: a row
+                for each combination that occurs, in their order. None of them: one row for all. A day and a month
+                are UTC, of when an exchange was begun; a model is the one that answered, else the one asked; a
+                state is the one recorded (what is ``unknown`` when looked at was recorded as ``pending``).
+            since: Only exchanges begun then or later: a day, a datetime with its time zone, or microseconds since
+                the epoch, UTC.
+            until: Only exchanges begun before that.
+
+        Raises:
+            ContentError: There is no such group, or a time is none.
+        """
+        names = (group_by,) if isinstance(group_by, str) else tuple(group_by)
+        unknown = [name for name in names if name not in ledger.GROUPS]
+        if unknown or len(set(names)) < len(names):
+            what = f"there is no {unknown[0]!r}" if unknown else "one of them is named twice"
+            raise ContentError("group_by", f"{what}; give some of {', '.join(ledger.GROUPS)}")
+        first, last = _moment("since", since), _moment("until", until)
+        with self._database.read() as connection:
+            return ledger.totals(connection, self.scope, by=names, since=first, until=last)
+
     def verify(self) -> Sequence[Fault]:
         """Verify every conversation of this scope; see ``Conversation.verify``."""
         with self._database.read() as connection:
@@ -191,10 +236,11 @@ class Store:
         with self._database.read() as connection:
             return log.find(connection, self.scope, which)
 
-    def _conversation(self, kept: Kept) -> Conversation:
-        return Conversation(self._database, kept, self._options)
+    def _conversation(self, kept: Kept, options: Options | None = None) -> Conversation:
+        return Conversation(self._database, kept, self._options if options is None else options)
 
-    def _create(self, key: str | None, given: Mapping[str, Any]) -> Conversation:
+    def _create(self, key: str | None, given: Mapping[str, Any], options: Options) -> Conversation:
+        options.set_model(given.get("model"))
         new, at = identity.new_id(), identity.now()
         settings, secrets = Settings().updated(given)
         head = Head(length=0, digest=chain.genesis(new))
@@ -206,7 +252,7 @@ class Store:
         kept = self._find(new if made else key or new)
         if kept is None:
             raise NotFoundError(str(new))
-        conversation = self._conversation(kept)
+        conversation = self._conversation(kept, options)
         if made:
             conversation.know_secrets(secrets)
         elif given:
@@ -223,6 +269,23 @@ def _check_text(name: str, text: object, longest: int, *, empty: bool = False) -
         raise ContentError(name, "a lone surrogate is no text") from None
     if size > longest or (not size and not empty):
         raise ContentError(name, f"has {size} bytes of UTF-8; {0 if empty else 1} to {longest} are possible")
+
+
+def _unlisted(given: OnUnlisted) -> OnUnlisted:
+    if given not in {"warn", "error"}:
+        raise ContentError("on_unlisted", "is one of warn, error")
+    return given
+
+
+def _moment(name: str, given: object) -> int | None:
+    """Say in microseconds since the epoch, UTC, when a day begins or a moment is."""
+    if given is None or (isinstance(given, int) and not isinstance(given, bool)):
+        return given
+    if isinstance(given, datetime) and given.tzinfo is not None:
+        return (given - _EPOCH) // timedelta(microseconds=1)
+    if isinstance(given, date) and not isinstance(given, datetime):
+        return (datetime(given.year, given.month, given.day, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+    raise ContentError(name, "give a date, a datetime with its time zone, or microseconds since the epoch")
 
 
 def _listed(row: Kept) -> Listed:

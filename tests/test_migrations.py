@@ -256,7 +256,8 @@ def test_the_migrations_can_be_written_as_sql(dialect: str) -> None:
     script = migrate.script(dialect)
     for table in OURS:
         assert f"CREATE TABLE {table} (" in script
-    assert f"INSERT INTO {VERSION_TABLE} (version_num) VALUES ('{REVISION}')" in script
+    assert f"INSERT INTO {VERSION_TABLE} (version_num) VALUES ('0001')" in script
+    assert f"UPDATE {VERSION_TABLE} SET version_num='{REVISION}'" in script
     assert ("LONGBLOB" in script, "BYTEA" in script) == (dialect == "mysql", dialect == "postgresql")
 
 

@@ -188,6 +188,11 @@ class Model:
     uncertain: frozenset[str] = field(default=frozenset(), repr=False)
     sources: tuple[str, ...] = field(default=(), repr=False)
 
+    @property
+    def price_tiers(self) -> frozenset[int]:
+        """The numbers of prompt tokens above which another price holds."""
+        return frozenset([row.prompt_over for row in self.prices])
+
     def usable(self, on: date) -> bool:
         """Tell whether requests are answered on that day (UTC): released, and not yet retired."""
         if self.released is not None and on < self.released:
@@ -250,11 +255,13 @@ class Models:
     Attributes:
         as_of: The day the data describes.
         server_tools: What server tools cost.
+        memory: What was worked out from these prices before.
     """
 
     as_of: date
     server_tools: ServerTools
     _models: Mapping[str, Model] = field(repr=False, alias="models")
+    memory: dict[Any, Any] = field(factory=dict, init=False, repr=False, eq=False)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
@@ -415,9 +422,13 @@ def _day(value: object) -> date:
     return value if type(value) is date else date.fromisoformat(_text(value))
 
 
+_DEAREST: Final = 1_000_000
+_DIGITS: Final = 20
+
+
 def _money(value: object) -> Decimal:
     amount = value if isinstance(value, Decimal) else Decimal(_text(value))
-    if not amount.is_finite() or amount < 0:
+    if not amount.is_finite() or not 0 <= amount <= _DEAREST or len(amount.as_tuple().digits) > _DIGITS:
         raise ValueError(f"{value!r} is no price")
     return amount
 

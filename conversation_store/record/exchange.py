@@ -13,6 +13,8 @@ from uuid import UUID
 
 from attrs import field, frozen
 
+from conversation_store.record.cost import NOT_KNOWN, Cost, Price
+
 
 class State(StrEnum):
     """What is known about an exchange; the values are what is stored."""
@@ -124,6 +126,7 @@ class Exchange:
         sent_by: ``client`` for the library's own client, ``caller`` for begin/finish by hand.
         idempotency_key: The caller's key; only the first exchange of a chain of retries has it.
         streamed: Whether the answer was asked for as a stream.
+        price: What the record keeps of its price.
     """
 
     conversation: UUID
@@ -145,6 +148,17 @@ class Exchange:
     usage: Usage = field(factory=Usage)
     idempotency_key: str | None = None
     streamed: bool = False
+    price: Price = field(default=NOT_KNOWN, repr=False)
+
+    @property
+    def cost(self) -> Cost | None:
+        """What it cost, as recorded with its outcome; None where that is not known, or not yet."""
+        return self.price.cost
+
+    @property
+    def unpriced(self) -> tuple[str, ...]:
+        """What would have to be known for the cost, or for what its total leaves out."""
+        return self.price.missing
 
 
 def between_cited(blocks: Sequence[Any], n: int) -> bool:

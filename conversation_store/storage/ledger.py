@@ -4,16 +4,32 @@ Exchanges as rows: what was asked, what became of it, what it used. Derived from
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Row,
+    bindparam,
+    case,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
 from conversation_store.errors import ContentError
 from conversation_store.record import canonical
+from conversation_store.record.cost import LARGEST, Price, Totals, dollars
 from conversation_store.record.exchange import Exchange, State, Usage
 from conversation_store.storage.engine import Compiled
+from conversation_store.storage.tables import conversation, conversation_key, month
 from conversation_store.storage.tables import conversation_exchange as table
 
 _MODEL_LENGTH: Final = 200
@@ -83,8 +99,31 @@ def finish(connection: Connection, exchange: Exchange, outcome: int | None) -> N
             "cache_creation_input_tokens": exchange.usage.cache_creation_input_tokens,
             "cache_read_input_tokens": exchange.usage.cache_read_input_tokens,
             "usage": _usage(exchange.usage.raw),
+            **_spent(exchange.price),
         },
     )
+
+
+def _spent(price: Price) -> dict[str, int | bytes | None]:
+    used = price.used
+    return {
+        "cost": _counted(price.pico),
+        "unpriced": int(b'"missing"' in price.recorded),
+        "price": price.recorded or None,
+        "work_input": None if used is None else _counted(used.input),
+        "work_write_5m": None if used is None else _counted(used.write_5m),
+        "work_write_1h": None if used is None else _counted(used.write_1h),
+        "work_read": None if used is None else _counted(used.read),
+        "work_output": None if used is None else _counted(used.output),
+        "web_searches": None if used is None else used.web_searches,
+        "web_fetches": None if used is None else used.web_fetches,
+        "code_executions": None if used is None else used.code_executions,
+    }
+
+
+def _counted(number: int | None) -> int | None:
+    # More than a column holds is as good as not known; as received it is in the outcome.
+    return number if number is None or number <= LARGEST else None
 
 
 def _short(value: str | None, longest: int) -> str | None:
@@ -168,5 +207,100 @@ def _exchange(row: Row[Any]) -> Exchange:
         request_id=row.request_id,
         stop_reason=row.stop_reason,
         usage=Usage.of(raw),
+        price=Price(bytes(row.price or b""), row.cost),
         idempotency_key=None if row.idempotency_key is None else bytes(row.idempotency_key).decode(),
+    )
+
+
+# --- sums ----------------------------------------------------------------------------------------------------------
+
+
+_DAY: Final = 86_400_000_000
+_EPOCH: Final = date(1970, 1, 1)
+_HALF: Final = 32
+"""Bits of the lower half: the sums of both halves fit where the sum of the whole might not."""
+
+GROUPS: Final[Mapping[str, tuple[ColumnElement[Any], Callable[[Any], Any]]]] = {
+    "day": (table.c.begun - table.c.begun % literal_column(str(_DAY)), lambda at: _EPOCH + timedelta(at // _DAY)),
+    "month": (month(table.c.begun), lambda number: date(number // 100, number % 100, 1)),
+    "model": (func.coalesce(table.c.served_by, table.c.model), str),
+    "key": (conversation_key.c.key, lambda key: None if key is None else bytes(key).decode()),
+    "conversation": (table.c.conversation, lambda raw: UUID(bytes=bytes(raw))),
+    "state": (table.c.state, State),
+}
+"""What exchanges can be grouped by: how the database says it, and how a row is read."""
+
+_SUMS: Final[Mapping[str, ColumnElement[Any]]] = {
+    "input_tokens": func.coalesce(table.c.work_input, table.c.input_tokens),
+    "write_5m_tokens": func.coalesce(table.c.work_write_5m, table.c.cache_creation_input_tokens),
+    "write_1h_tokens": func.coalesce(table.c.work_write_1h, 0),
+    "read_tokens": func.coalesce(table.c.work_read, table.c.cache_read_input_tokens),
+    "output_tokens": func.coalesce(table.c.work_output, table.c.output_tokens),
+    "web_searches": func.coalesce(table.c.web_searches, 0),
+    "web_fetches": func.coalesce(table.c.web_fetches, 0),
+    "code_executions": func.coalesce(table.c.code_executions, 0),
+    "cost": func.coalesce(table.c.cost, 0),
+}
+_COUNTS: Final[Mapping[str, ColumnElement[bool]]] = {
+    "unpriced": or_(table.c.cost.is_(None), table.c.unpriced != 0),
+    "maybe_billed": table.c.maybe_billed != 0,
+}
+
+
+def totals(
+    connection: Connection,
+    scope: str,
+    *,
+    by: Sequence[str] = (),
+    of: UUID | None = None,
+    since: int | None = None,
+    until: int | None = None,
+) -> list[Totals]:
+    """
+    Sum what exchanges used and cost, in one statement that the database adds up.
+
+    Args:
+        connection: Reads the rows.
+        scope: The tenant whose exchanges are meant.
+        by: Names of ``GROUPS``; a row for each combination that occurs, in their order. None: one row for all.
+        of: One conversation alone.
+        since: Only exchanges begun then or later, microseconds since the epoch, UTC.
+        until: Only those begun before.
+    """
+    chosen = [GROUPS[name][0] for name in by]
+    sums = [
+        half.label(f"{name}_{part}")
+        for name, column in _SUMS.items()
+        for part, half in (
+            ("high", func.sum(column.bitwise_rshift(literal_column(str(_HALF))))),
+            ("low", func.sum(column.bitwise_and(literal_column(str((1 << _HALF) - 1))))),
+        )
+    ]
+    counts = [func.sum(case((where, 1), else_=0)).label(name) for name, where in _COUNTS.items()]
+    rows = (
+        select(*[column.label(f"by_{name}") for name, column in zip(by, chosen, strict=True)])
+        .add_columns(func.count().label("exchanges"), *sums, *counts)
+        .select_from(table.join(conversation, conversation.c.id == table.c.conversation))
+        .where(conversation.c.scope == scope.encode())
+        .group_by(*chosen)
+        .order_by(*chosen)
+    )
+    if "key" in by:
+        rows = rows.outerjoin(conversation_key, conversation_key.c.conversation == table.c.conversation)
+    if of is not None:
+        rows = rows.where(table.c.conversation == of.bytes)
+    if since is not None:
+        rows = rows.where(table.c.begun >= bindparam("since", since, BigInteger))
+    if until is not None:
+        rows = rows.where(table.c.begun < bindparam("until", until, BigInteger))
+    return [_totals(row._asdict(), by) for row in connection.execute(rows)]
+
+
+def _totals(row: Mapping[str, Any], by: Sequence[str]) -> Totals:
+    summed = {name: (int(row[f"{name}_high"] or 0) << _HALF) + int(row[f"{name}_low"] or 0) for name in _SUMS}
+    counted = {name: int(row[name] or 0) for name in _COUNTS}
+    return Totals(
+        by={name: GROUPS[name][1](row[f"by_{name}"]) for name in by},
+        exchanges=row["exchanges"],
+        **{**summed, **counted, "cost": dollars(summed["cost"])},  # type: ignore[arg-type]
     )

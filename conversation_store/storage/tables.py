@@ -8,7 +8,7 @@ columns, because engines reorder, normalise or refuse what is inside those.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -25,10 +25,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
-REVISION: Final = "0001"
+REVISION: Final = "0002"
 """The schema revision this release reads and writes."""
 
 VERSION_TABLE: Final = "conversation_store_version"
@@ -144,6 +145,17 @@ conversation_exchange: Final = Table(
     Column("cache_creation_input_tokens", BigInteger, nullable=False),
     Column("cache_read_input_tokens", BigInteger, nullable=False),
     Column("usage", _bytes(), comment="the usage object as received"),
+    Column("cost", BigInteger, comment="picodollars; NULL: not known"),
+    Column("unpriced", SmallInteger, comment="1: the cost leaves something out"),
+    Column("price", _bytes(), comment="as the outcome keeps it"),
+    Column("work_input", BigInteger, comment="tokens over all iterations; NULL: not counted"),
+    Column("work_write_5m", BigInteger),
+    Column("work_write_1h", BigInteger),
+    Column("work_read", BigInteger),
+    Column("work_output", BigInteger),
+    Column("web_searches", BigInteger),
+    Column("web_fetches", BigInteger),
+    Column("code_executions", BigInteger),
     PrimaryKeyConstraint("conversation", "position"),
     ForeignKeyConstraint(["conversation"], ["conversation.id"]),
     Index(None, "conversation", "idempotency_key", unique=True),
@@ -226,6 +238,31 @@ def include_name(name: str | None, type_: str, parent_names: object) -> bool:  #
     Give it to ``context.configure(include_name=...)`` in the host's ``env.py``.
     """
     return type_ != "table" or name not in OURS
+
+
+class month(FunctionElement[int]):  # noqa: N801 - reads as the SQL function it stands for
+    """The month of a time in microseconds, UTC, as a number: 202611."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(month)
+def _month_sqlite(element: FunctionElement[int], compiler: SQLCompiler, **options: Any) -> str:
+    day = f"date({compiler.process(element.clauses, **options)} / 1000000, 'unixepoch')"
+    return f"CAST(substr({day}, 1, 4) || substr({day}, 6, 2) AS INTEGER)"
+
+
+@compiles(month, "postgresql")
+def _month_postgresql(element: FunctionElement[int], compiler: SQLCompiler, **options: Any) -> str:
+    at = f"(to_timestamp({compiler.process(element.clauses, **options)} / 1000000) AT TIME ZONE 'UTC')"
+    return f"CAST(EXTRACT(YEAR FROM {at}) * 100 + EXTRACT(MONTH FROM {at}) AS BIGINT)"
+
+
+@compiles(month, "mysql", "mariadb")
+def _month_mariadb(element: FunctionElement[int], compiler: SQLCompiler, **options: Any) -> str:
+    at = compiler.process(element.clauses, **options)
+    return f"EXTRACT(YEAR_MONTH FROM DATE_ADD('1970-01-01', INTERVAL {at} DIV 1000000 SECOND))"
 
 
 class now(FunctionElement[int]):  # noqa: N801 - reads as the SQL function it stands for

@@ -51,6 +51,17 @@ _ENDED: Final = (
     "input_tokens",
     "output_tokens",
     "usage",
+    "cost",
+    "unpriced",
+    "price",
+    "work_input",
+    "work_write_5m",
+    "work_write_1h",
+    "work_read",
+    "work_output",
+    "web_searches",
+    "web_fetches",
+    "code_executions",
 )
 
 
