@@ -19,6 +19,7 @@ from conversation_store.api.client import Client
 from conversation_store.api.request import Request
 from conversation_store.api.rules import Finding
 from conversation_store.api.stream import decode_all
+from conversation_store.audit.caches import CacheReport, explain
 from conversation_store.audit.verify import Fault, verify_conversation
 from conversation_store.errors import (
     APIError,
@@ -27,6 +28,7 @@ from conversation_store.errors import (
     ConfigurationError,
     ContentError,
     InterruptedAnswerError,
+    NotFoundError,
     RuleViolationError,
     ToolOutcomeError,
 )
@@ -679,6 +681,24 @@ class Conversation:
         if not history.proves(self._history.entry(position), sha256(body).digest()):
             raise CodecError(f"the body of exchange {position} cannot be proved: something in it was erased or changed")
         return body
+
+    def explain_cache(self, exchange: Exchange | int | None = None) -> CacheReport:
+        """
+        Say what a request read from the cache, and why not more: where it parted from the one before.
+
+        Args:
+            exchange: Which one; None for the newest.
+
+        Raises:
+            NotFoundError: There is no such exchange.
+            CodecError: What a body needs was erased.
+        """
+        known = self._history
+        self.refresh()
+        found = known.newest_exchange() if exchange is None else exchange
+        if found is None:
+            raise NotFoundError(f"{self.id} exchange")
+        return explain(known, known.exchange(found) if isinstance(found, int) else found)
 
     def verify(self) -> Sequence[Fault]:
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from itertools import pairwise
 from typing import Any, Final
 
@@ -15,7 +16,8 @@ from conversation_store import Client, Conversation, Store
 from conversation_store.api.caching import LOOK_BACK, MOST
 from conversation_store.api.request import lifetimes
 from conversation_store.api.retry import Clock
-from conversation_store.errors import ContentError, OverloadedError
+from conversation_store.errors import ContentError, NotFoundError, OverloadedError
+from conversation_store.storage import identity
 from conversation_store.testing import Answer, Fault, MessagesAPI
 
 LONG: Final = "An ant is a small thing. " * 100  # more tokens than the shortest prompt that is cached
@@ -189,6 +191,163 @@ def test_a_retry_has_the_same_breakpoints(store: Store, api: MessagesAPI, client
     chat.retry()
     assert api.requests[1].raw == api.requests[2].raw
     assert marked(api.requests[2].body) == [(0, 0)]
+
+
+# --- why a request missed ----------------------------------------------------------------------------------------
+
+
+def test_what_was_read_is_said(store: Store, api: MessagesAPI) -> None:
+    """A first request, and one that reads all."""
+    chat = store.open("telegram:42", cache="auto", **SETTINGS)
+    chat.send("one")
+    first = chat.explain_cache()
+    assert (first.verdict, first.before, first.missed, first.cost) == ("first", None, 0, Decimal(0))
+    chat.send("two")
+    second = chat.explain_cache()
+    assert (second.verdict, second.difference, second.missed) == ("read", None, 0)
+    assert second.before == (chat.id, first.exchange)
+    assert (second.minimum, second.minimum_met) == (512, True)
+    assert second.read == second.expected == first.written
+    assert chat.explain_cache(chat.exchanges[0]) == chat.explain_cache(first.exchange) == first
+
+
+CHANGES: Final[Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]] = [
+    ("system", {}, {"system": LONG + "Be brief."}),
+    ("tools", {}, {"tools": [WEATHER]}),
+    ("tools", {"tools": [WEATHER, SEARCH]}, {"tools": [SEARCH, WEATHER]}),
+    ("model", {}, {"model": "claude-opus-5-5"}),
+    ("output_config.effort", {}, {"output_config": {"effort": "low"}}),
+    ("thinking", {"thinking": {"type": "adaptive"}}, {"thinking": {"type": "between_tools"}}),
+]
+
+
+@pytest.mark.parametrize(("path", "before", "after"), CHANGES, ids=[f"{n} {each[0]}" for n, each in enumerate(CHANGES)])
+def test_the_setting_that_changed_is_named(
+    store: Store, api: MessagesAPI, path: str, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> None:
+    """What is not what it was, the first byte of the body that shows it, and what reading again would have cost."""
+    chat = store.open("telegram:42", cache="auto", **{**SETTINGS, **before})
+    first = chat.send("one")
+    chat.send("two", **after)
+    report = chat.explain_cache()
+    assert report.difference is not None
+    assert (report.verdict, report.difference.path, report.difference.turn) == ("changed", path, None)
+    assert 0 < report.missed <= first.usage.cache_creation_input_tokens
+    assert report.cost is not None
+    assert report.cost > 0
+    assert path in report.message
+    assert "which cost $" in report.message
+    body = chat.replay(report.exchange)
+    assert report.difference.offset is not None
+    name = f'"{path.partition(".")[0]}":'.encode()
+    assert body.rindex(name) < report.difference.offset < len(body)
+    if path == "system":
+        assert body[report.difference.offset :].startswith(b'Be brief."')
+
+
+def test_the_cost_of_a_miss_is_the_difference_of_two_prices(store: Store, api: MessagesAPI) -> None:
+    """By hand: so many tokens were written again, at 2.50 dollars a million, that could have been read at 0.10."""
+    chat = store.open("telegram:42", cache="auto", **SETTINGS)
+    chat.send("one")
+    chat.send("two", system=LONG + "Be brief.")
+    report = chat.explain_cache()
+    assert report.missed <= report.written
+    assert report.cost == (Decimal("2.50") - Decimal("0.10")) * report.missed / 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("same", "before", "after"),
+    [
+        ("a string is a block", {"system": LONG}, {"system": [text(LONG)]}),
+        ("the usual effort", {}, {"output_config": {"effort": "high"}}),
+        ("a breakpoint", {"system": [text(LONG)]}, {"system": [text(LONG, cache_control=AUTOMATIC)]}),
+    ],
+)
+def test_what_changes_nothing_is_not_named(
+    store: Store, api: MessagesAPI, same: str, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> None:
+    """Two spellings of the same prompt are the same prompt."""
+    chat = store.open("telegram:42", cache="auto", **{**SETTINGS, **before})
+    chat.send("one")
+    chat.send("two", **after)
+    assert chat.explain_cache().difference is None, same
+
+
+def test_the_turn_that_changed_is_named(store: Store, api: MessagesAPI) -> None:
+    """A prefill with the automatic breakpoint on it: the next request has the whole turn in its place."""
+    settings_ = {**SETTINGS, "model": "claude-haiku-4-5", "system": LONG * 7, "cache_control": AUTOMATIC}
+    chat = store.open("telegram:42", **settings_)
+    chat.send("éone", prefill="It")
+    chat.send("two")
+    report = chat.explain_cache()
+    assert report.difference is not None
+    assert (report.verdict, report.difference.path) == ("changed", "messages.1")
+    turn = chat.turns[1]
+    assert report.difference.turn == (turn.conversation, turn.position)
+    body = chat.replay(report.exchange)
+    messages = json.loads(body)["messages"]
+    start = body.index(b',{"role":"assistant"') + 1
+    assert start < (report.difference.offset or 0) < start + len(json.dumps(messages[1]))
+
+
+def test_why_nothing_was_read(store: Store, api: MessagesAPI) -> None:
+    """No breakpoint was set; or the prompt is shorter than what is cached."""
+    chat = store.open("telegram:42", **SETTINGS)
+    chat.send("one")
+    chat.send("two")
+    assert chat.explain_cache().verdict == "not asked"
+    short = store.open("short", cache="auto", **{**SETTINGS, "system": "Be brief."})
+    short.send("one")
+    short.send("two")
+    report = short.explain_cache()
+    assert (report.verdict, report.minimum, report.minimum_met) == ("too short", 512, False)
+    assert "512" in report.message
+    unlisted = store.open("unlisted", cache="auto", **{**SETTINGS, "model": "claude-of-tomorrow"})
+    with pytest.raises(NotFoundError):
+        unlisted.explain_cache()
+    with pytest.raises(NotFoundError):
+        chat.explain_cache(10_000)
+
+
+def test_an_entry_whose_time_was_over(database_url: str, monkeypatch: pytest.MonkeyPatch, api: MessagesAPI) -> None:
+    """Six minutes later nothing is left of five."""
+    later = [0.0]
+    with (
+        MessagesAPI(clock=lambda: 1_000_000 + later[0]) as slow,
+        Client(slow.key, base_url=slow.url, timeout=20, max_attempts=1) as client,
+        Store(database_url, client=client) as store,
+    ):
+        chat = store.open("telegram:42", cache="auto", **SETTINGS)
+        chat.send("one")
+        later[0] = 360.0
+        now = identity.now
+        monkeypatch.setattr(identity, "now", lambda: now() + 360_000_000)
+        chat.send("two")
+        report = chat.explain_cache()
+        assert (report.verdict, report.difference) == ("expired", None)
+        assert report.missed > 0
+
+
+def test_too_far_back(store: Store, api: MessagesAPI) -> None:
+    """The caller's own automatic breakpoint, and a turn of more blocks than it looks back over."""
+    chat = store.open("telegram:42", cache_control=AUTOMATIC, tools=[SEARCH], **SETTINGS)
+    api.answer(Answer(searches(0, 12)))
+    chat.send("one")
+    chat.send("two")
+    report = chat.explain_cache()
+    assert (report.verdict, report.difference) == ("too far", None)
+    assert 'cache="auto"' in report.message
+
+
+def test_one_that_was_not_answered(store: Store, api: MessagesAPI) -> None:
+    """Without an answer nothing tells what was read."""
+    chat = store.open("telegram:42", cache="auto", **SETTINGS)
+    chat.send("one")
+    api.fail(Fault.status(529))
+    with pytest.raises(OverloadedError):
+        chat.send("two")
+    report = chat.explain_cache()
+    assert (report.verdict, report.missed, report.cost) == ("not answered", 0, Decimal(0))
 
 
 # --- laws --------------------------------------------------------------------------------------------------------

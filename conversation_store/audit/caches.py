@@ -377,4 +377,4 @@ def _had_it_read(usage: Mapping[str, Any], missed: int) -> dict[str, Any]:
 
 def _priced(models: Models, exchange: Exchange, usage: Mapping[str, Any]) -> int | None:
     answer = {"usage": usage, "model": exchange.served_by}
-    return costs.price(answer, (), model=exchange.model, at=exchange.begun, models=models).total
+    return costs.price(answer, (), model=exchange.model, at=exchange.begun, models=models).pico
