@@ -197,6 +197,7 @@ class Store:
         *,
         since: date | int | None = None,
         until: date | int | None = None,
+        of: str | UUID | None = None,
     ) -> Sequence[Totals]:
         """
         Sum what the exchanges of this scope used and cost; the database adds up.
@@ -209,9 +210,11 @@ class Store:
             since: Only exchanges begun then or later: a day, a datetime with its time zone, or microseconds since
                 the epoch, UTC.
             until: Only exchanges begun before that.
+            of: Only those of one conversation, by its key or id.
 
         Raises:
             ContentError: There is no such group, or a time is none.
+            NotFoundError: There is no such conversation in this scope.
         """
         names = (group_by,) if isinstance(group_by, str) else tuple(group_by)
         unknown = [name for name in names if name not in ledger.GROUPS]
@@ -219,8 +222,9 @@ class Store:
             what = f"there is no {unknown[0]!r}" if unknown else "one of them is named twice"
             raise ContentError("group_by", f"{what}; give some of {', '.join(ledger.GROUPS)}")
         first, last = _moment("since", since), _moment("until", until)
+        one = None if of is None else self.get(of).id
         with self._database.read() as connection:
-            return ledger.totals(connection, self.scope, by=names, since=first, until=last)
+            return ledger.totals(connection, self.scope, by=names, of=one, since=first, until=last)
 
     def verify(self) -> Sequence[Fault]:
         """Verify every conversation of this scope; see ``Conversation.verify``."""

@@ -67,6 +67,13 @@ class MissingExchangeError(NotFoundError):
         return f"there is no exchange {self.what}"
 
 
+class MissingModelError(NotFoundError):
+    """Nothing is known of a model."""
+
+    def __str__(self) -> str:
+        return f"{self.what} is not in the list of models"
+
+
 _AGAIN: Final = "/retry sends it again"
 _SET_ASIDE: Final = "messages without an answer are set aside; say it differently, or /retry"
 
@@ -74,6 +81,7 @@ _SET_ASIDE: Final = "messages without an answer are set aside; say it differentl
 _TOLD: Final[tuple[tuple[type[ConversationStoreError], Code, str], ...]] = (
     (MissingFileError, Code.NOT_FOUND, "give another --database, or make it with chat or demo"),
     (MissingExchangeError, Code.NOT_FOUND, "conversation-store show numbers the exchanges"),
+    (MissingModelError, Code.NOT_FOUND, "conversation-store models names them; --refresh asks the API"),
     (NotFoundError, Code.NOT_FOUND, "conversation-store list shows what is there (mind --database and --scope)"),
     (AuthenticationError, Code.API, "check ANTHROPIC_API_KEY, then /retry; or use --offline"),
     (BillingError, Code.API, f"look at the account's billing; {_AGAIN}"),

@@ -92,6 +92,11 @@ class Screen:
             **options,
         )
 
+    @property
+    def width(self) -> int:
+        """How many columns a line has."""
+        return self._console.width
+
     def line(self, *pieces: Piece) -> None:
         """Print one line, wrapped between words on a terminal alone; a newline inside a piece is spelled."""
         self._console.print(_text(pieces, lines=False), soft_wrap=not self.is_terminal)
