@@ -10,7 +10,7 @@ A builder is never changed, only added to: every ``request`` entry names the one
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -24,6 +24,7 @@ from conversation_store.errors import ConfigurationError, ContentError
 from conversation_store.record import canonical, splices
 from conversation_store.record.blocks import ABSENT, Block
 from conversation_store.record.codec import value_of
+from conversation_store.record.media import Media
 from conversation_store.record.turns import Splice, parts_of, role_of, splices_of
 
 BUILDER: Final = 1
@@ -202,11 +203,13 @@ class Insert:
         chunks: Reads the blob, 1 MiB at a time; called again for each attempt.
         size: Bytes of the blob.
         encoding: How its bytes become the string.
+        media: What it is, as far as its header tells; None where it is no picture and no document.
     """
 
     chunks: Callable[[], Iterable[bytes]]
     size: int
     encoding: splices.Encoding
+    media: Media | None = None
 
     def __len__(self) -> int:
         return splices.length(self.size, self.encoding)
@@ -361,6 +364,7 @@ class Messages:
     _hashed: int = 0
     _hashed_inserts: int = 0
     _last_assistant: int = -1
+    _inserted: int = 0
 
     def __len__(self) -> int:
         return len(self.places)
@@ -378,6 +382,45 @@ class Messages:
         while start and self.roles[start - 1] == "assistant":
             start -= 1
         return range(start, end)
+
+    @property
+    def closed(self) -> Sequence[tuple[int, int]]:
+        """Of each message that is complete: its first turn, and where it ends in the buffer."""
+        return self._closed
+
+    @property
+    def buffer(self) -> bytearray:
+        """The bytes of those messages, commas between them, after ``begin`` bytes; not to be changed."""
+        return self._bytes
+
+    @property
+    def begin(self) -> int:
+        """Where the first message begins in the buffer."""
+        return len(_OPENING)
+
+    @property
+    def inserts(self) -> Sequence[tuple[int, Insert]]:
+        """The strings that belong into the buffer, each with its place."""
+        return self._inserts
+
+    @property
+    def first_open(self) -> int:
+        """The first turn of the last message, which more turns may join."""
+        return len(self.places) - len(self._open)
+
+    def is_models(self, turn: int) -> bool:
+        """Say whether the model wrote a turn."""
+        at = bisect_left(self.model_turns, turn)
+        return at < len(self.model_turns) and self.model_turns[at] == turn
+
+    def tail(self, extra: Sequence[Part]) -> list[Group]:
+        """Write the messages after those that are complete: the last one, and what *extra* turns make of it."""
+        groups, turn = [], self.first_open
+        for parts in _grouped(self._open, extra):
+            turns = min(len(parts), len(self.places) - turn)
+            groups.append(Group(turn if turns else None, turns, _message(parts)))
+            turn += turns
+        return groups
 
     def message_of(self, turn: int) -> int:
         """Say which message a turn is, or is part of."""
@@ -426,6 +469,11 @@ class Messages:
             if self.roles[n] == "assistant":
                 self._mark(n, header, body)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the messages that are complete, attachments included."""
+        return len(self._bytes) + self._inserted
+
     def _mark(self, n: int, header: bytes, body: bytes) -> None:
         """Note what there is to know of the assistant's turn *n*."""
         self._last_assistant = n
@@ -447,6 +495,7 @@ class Messages:
         for piece in _message(self._open):
             if isinstance(piece, Insert):
                 self._inserts.append((len(self._bytes), piece))
+                self._inserted += len(piece)
             else:
                 self._bytes += piece
         self._closed.append((len(self.places) - len(self._open), len(self._bytes)))
@@ -474,6 +523,7 @@ class Messages:
             del self._closed[kept:]
             self._bytes = self._bytes[:end]  # a new one: requests made before keep theirs
             self._inserts = [each for each in self._inserts if each[0] <= end]
+            self._inserted = sum(len(insert) for _, insert in self._inserts)
             if self._hashed > end:
                 self._hash, self._hashed, self._hashed_inserts = sha256(), 0, 0
         del self.places[count:], self.roles[count:]
@@ -506,8 +556,8 @@ class Messages:
             secrets: What stands behind the names in the settings.
         """
         tail: list[Piece] = []
-        for n, message in enumerate(_grouped(self._open, extra)):
-            tail += [b",", *_message(message)] if n or self._closed else _message(message)
+        for n, message in enumerate(self.tail(extra)):
+            tail += [b",", *message.pieces] if n or self._closed else message.pieces
         tail.append(b"]" + (b"," + settings[1:] if settings != b"{}" else b"}"))
         slots = [(len(settings) - start, len(settings) - end, name) for start, end, name in _slots_of(settings)]
         digest = self._digest()
@@ -557,6 +607,14 @@ class Part(NamedTuple):
 
     gathers: bool
     role: str
+    pieces: Sequence[Piece]
+
+
+class Group(NamedTuple):
+    """A message that is not complete: its first turn (None for one not said yet), how many are said, and its bytes."""
+
+    first: int | None
+    turns: int
     pieces: Sequence[Piece]
 
 
