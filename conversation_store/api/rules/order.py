@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from attrs import Factory, define, evolve, frozen
 
@@ -32,17 +32,21 @@ def is_server_result(kind: object) -> bool:
     return isinstance(kind, str) and kind.endswith("_tool_result")
 
 
-@frozen
-class Call:
-    """A call of a tool, and where it was made."""
+class Call(NamedTuple):
+    """A call of a tool: its message, its place in it, and its turn."""
 
     id: str
     name: str
-    path: str
     message: int
+    block: int
     turn: int | None
     caller: str | None = None
     toolset: str | None = None
+
+    @property
+    def path(self) -> str:
+        """What leads to it."""
+        return f"messages.{self.message}.content.{self.block}"
 
 
 @frozen
@@ -128,15 +132,53 @@ class Outline:
         """The calls of the caller's tools that no result answers yet."""
         return [call for call in self.calls.values() if call.id not in self.answered]
 
-    @property
-    def watching(self) -> bool:
-        """Whether even a mere text is of interest now."""
-        return bool(self.calls or self.waiting) or self.last_role == "system" or self.count == 0
-
-    def pass_by(self, role: str) -> None:
-        """Take in a message that is a mere text, while nothing watches for it."""
+    def pass_by(self, role: str) -> bool:
+        """Take in a message that is a mere text, unless some rule watches for it; say whether that was so."""
+        if self.calls:
+            if role != "assistant" or self.last_role != "user" or len(self.answered) < len(self.calls):
+                return False
+            self.calls, self.answered = {}, set()
+        if self.waiting or self.last_role == "system" or self.count == 0:
+            return False
         self.count += 1
         self.last_role, self.last = role, None
+        return True
+
+    def take_ordinary(self, role: str, blocks: Sequence[Any], turn: int) -> bool:
+        """Take in a message of a turn of its own that is ordinary and in order; say whether it was."""
+        taken = self._take_calls(blocks, turn) if role == "assistant" else self._take_results(blocks)
+        if taken:
+            self.count += 1
+            self.last_role, self.last = role, None
+        return taken
+
+    def _take_calls(self, blocks: Sequence[Any], turn: int) -> bool:
+        if self.waiting or self.last_role != "user" or len(self.answered) < len(self.calls):
+            return False
+        calls = {
+            block["id"]: Call(block["id"], block["name"], self.count, n, turn)
+            for n, block in enumerate(blocks)
+            if block["type"] == "tool_use"
+        }
+        ids = self.ids
+        if any(name in ids for name in calls) or len(calls) < sum(block["type"] == "tool_use" for block in blocks):
+            return False
+        ids.update(dict.fromkeys(calls))
+        self.calls, self.answered, self.late = calls, set(), False
+        return True
+
+    def _take_results(self, blocks: Sequence[Any]) -> bool:
+        if self.waiting or self.last_role != "assistant":
+            return False
+        results = [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
+        first = results and [block["tool_use_id"] for block in blocks[: len(results)] if block["type"] == "tool_result"]
+        answered = set(results)
+        if len(first) < len(results) or len(answered) < len(results) or not answered <= self.calls.keys():
+            return False
+        if any(self.calls[name].toolset for name in answered):
+            return False
+        self.answered, self.late = answered, len(results) < len(blocks)
+        return True
 
     def take(self, message: Message, *, mere: bool = False) -> None:
         """Take in the next message; *mere* is one with nothing but a text that is right."""
@@ -300,8 +342,8 @@ def _call_of(block: Mapping[str, Any], n: int, place: Place) -> Call:
     return Call(
         id=str(block.get("id")),
         name=str(block.get("name")),
-        path=place.at(n),
         message=place.message,
+        block=n,
         turn=place.turn_of(n),
         caller=caller.get("tool_id") if isinstance(caller, Mapping) else None,
         toolset=toolset if isinstance(toolset, str) else None,
@@ -371,7 +413,7 @@ def results_once(outline: Outline, message: Message) -> Iterator[Finding]:
 
 def results_first(outline: Outline, message: Message) -> Iterator[Finding]:
     """
-    Results come first in the user's message.
+    Results come first in the user's message; others answer nothing.
 
     Source: Messages API documentation, Handle tool calls, 2026-10.
     """
@@ -380,7 +422,10 @@ def results_first(outline: Outline, message: Message) -> Iterator[Finding]:
         if not isinstance(block, Mapping) or block.get("type") != "tool_result":
             late = True
         elif late and str(block.get("tool_use_id")) in outline.calls:
-            yield message.place.error(n, "`tool_result` blocks come first in a user message, before anything else")
+            place, call = message.place, outline.calls[str(block.get("tool_use_id"))]
+            why = f"`tool_use` ids were found without `tool_result` blocks immediately after: {call.id}. Its result"
+            told = f"{why} at {place.at(n)} comes after something else; results come first"
+            yield error(f"messages.{call.message}", told, turn=place.turn_of(n))
 
 
 def toolset_echoed(outline: Outline, message: Message) -> Iterator[Finding]:

@@ -11,14 +11,17 @@ from typing import Final
 from conversation_store.api.request import Insert, Messages, Part, Piece
 from conversation_store.api.rules.messages import Message, message_of
 from conversation_store.api.rules.order import Outline
+from conversation_store.api.rules.ordinary import is_ordinary
 from conversation_store.api.rules.places import Attachment, Place
 from conversation_store.record import canonical
 
 _TOKEN: Final = os.urandom(8).hex()
 """What stands in the place of strings that are kept elsewhere begins so: nobody can have written it."""
 
+_KEYS: Final = {"role", "content"}
 _BRACES: Final = 2
-"""Those of a message, and of one block in it."""
+_COLONS: Final = 4
+"""Those of a message and of the one block in it, with nothing but a text."""
 
 _mere_text: Final = re.compile(
     rb'\{"role":"(?:user|assistant)","content":(\[\{"type":"text","text":)?"'
@@ -27,7 +30,7 @@ _mere_text: Final = re.compile(
 """
 How a message begins that is a text, and whose text begins with a character that is no white space.
 
-Written as a list, it is nothing but that text where no other brace is in it.
+Written as a list, it is nothing but that text where no other brace and no other key is in it.
 """
 
 
@@ -38,15 +41,29 @@ def grow(outline: Outline, messages: Messages) -> None:
         first, end = closed[n]
         start = closed[n - 1][1] + 1 if n else messages.begin
         found = _mere_text(buffer, start)
-        if found is not None and (found[1] is None or buffer.count(b"{", start, end) == _BRACES):
-            if not outline.watching:
-                outline.pass_by(roles[first])
-            else:
+        if found is not None and (found[1] is None or _holds_one_text(buffer, start, end)):
+            if not outline.pass_by(roles[first]):
                 outline.take(_mere(roles[first], n, first), mere=True)
-        else:
-            after = closed[n + 1][0] if n + 1 < len(closed) else messages.first_open
-            pieces = _pieces(messages, start, end)
-            outline.take(_read(pieces, n, first, after - first, ours=not messages.is_models(first)))
+            continue
+        pieces = _pieces(messages, start, end)
+        turns = (closed[n + 1][0] if n + 1 < len(closed) else messages.first_open) - first
+        if turns == 1 and _take_ordinary(outline, pieces, first):
+            continue
+        outline.take(_read(pieces, n, first, turns, ours=not messages.is_models(first)))
+
+
+def _holds_one_text(buffer: bytearray, start: int, end: int) -> bool:
+    return buffer.count(b"{", start, end) == _BRACES and buffer.count(b'":', start, end) == _COLONS
+
+
+def _take_ordinary(outline: Outline, pieces: Sequence[Piece], turn: int) -> bool:
+    if len(pieces) != 1 or not isinstance(pieces[0], bytes):
+        return False
+    value = canonical.object_of(pieces[0])
+    role, content = value.get("role"), value.get("content")
+    if type(role) is not str or type(content) is not list or value.keys() != _KEYS:
+        return False
+    return is_ordinary(role, content) and outline.take_ordinary(role, content, turn)
 
 
 def tried(outline: Outline, messages: Messages, extra: Sequence[Part]) -> tuple[Outline, int]:

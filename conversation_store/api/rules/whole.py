@@ -119,11 +119,11 @@ def _automatic(asked: Asked) -> tuple[str, str | None] | None:
 def markers_counted(asked: Asked) -> Iterator[Finding]:
     """There are four cache markers at most, the automatic one included. Source: Prompt caching, 2026-10."""
     found, automatic = _markers(asked), _automatic(asked)
-    count = len(found) + (automatic is not None and automatic[1] is None)
+    count = len(found) + (automatic is not None)
     if count > _MOST_MARKERS:
-        turn = found[-1].turn if found else None
+        doubtful = count == _MOST_MARKERS + 1 and automatic is not None and automatic[1] is not None
         message = f"A maximum of {_MOST_MARKERS} blocks with cache_control may be provided. Found {count}."
-        yield error(found[-1].path, message, turn=turn)
+        yield (warning if doubtful else error)(found[-1].path, message, turn=found[-1].turn)
 
 
 def markers_ordered(asked: Asked) -> Iterator[Finding]:
@@ -225,6 +225,14 @@ def _ends_open(asked: Asked) -> bool:
     return asked.outline.last_role == "assistant" and (asked.prefill or asked.sending)
 
 
+def _is_continued(asked: Asked) -> bool:
+    """Say whether it ends with an answer that was paused or handed over, which is gone on with and is no prefill."""
+    kind = _final(asked.outline).get("type")
+    paused = kind in SERVER_CALLS or (kind != "tool_result" and is_server_result(kind))
+    credited = asked.params.get("fallback_credit_token") is not None or asked.params.get("compaction") is not None
+    return paused or credited or kind in ("compaction", "fallback")
+
+
 def _final(outline: Outline) -> Mapping[str, Any]:
     """Give the last block; an empty one where there is none, or where it is a mere text."""
     last = outline.last.blocks[-1] if outline.last is not None and outline.last.blocks else {}
@@ -238,13 +246,7 @@ def _where(asked: Asked) -> tuple[str, int | None]:
 
 def prefill_model(asked: Asked) -> Iterator[Finding]:
     """Only some models continue an assistant message. Source: Messages API documentation, Prefill not supported."""
-    if not _ends_open(asked) or (asked.model is not None and asked.model.prefill):
-        return
-    kind = _final(asked.outline).get("type")
-    paused = kind in SERVER_CALLS or (kind != "tool_result" and is_server_result(kind))
-    if paused or kind in ("compaction", "fallback") or asked.params.get("compaction"):
-        return
-    if asked.params.get("fallback_credit_token") is not None:
+    if not _ends_open(asked) or (asked.model is not None and asked.model.prefill) or _is_continued(asked):
         return
     name, (path, turn) = asked.params.get("model"), _where(asked)
     takers = ", ".join(sorted(each.id for each in asked.models.where(prefill=True)))
@@ -267,13 +269,13 @@ def prefill_ends_in_words(asked: Asked) -> Iterator[Finding]:
 
 def prefill_alone(asked: Asked) -> Iterator[Finding]:
     """A prefill goes with neither thinking nor a format. Source: Messages API documentation, Structured outputs."""
-    if not asked.prefill:
+    if not _ends_open(asked) or _is_continued(asked):
         return
     path, turn = _where(asked)
     if part_of(asked, "thinking").get("type") not in (None, "disabled"):
         yield error(path, "a prefill cannot be used with thinking", turn=turn)
     if part_of(asked, "output_config").get("format") is not None:
-        yield error(path, "a prefill cannot be used with output_config.format", turn=turn)
+        yield error("output_config.format", "structured outputs cannot be combined with prefill", turn=turn)
 
 
 def calls_answered(asked: Asked) -> Iterator[Finding]:
