@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from conversation_store.api.request import Insert
 from conversation_store.record import chain, splices
@@ -86,7 +86,7 @@ def detach(
         blob = blobs.put(database, scope, each.data, at)
         own_salt = salt()
         commitment = chain.part(own_salt, blob.media_type, blob.digest)
-        kept.append(Blob(blob.scope, blob.digest, blob.size, blob.media_type, own_salt))
+        kept.append(evolve(blob, salt=own_salt))
         named.append(Splice(each.offset, commitment.hex(), each.encoding))
     moved = {name: splices.moved(spans, cuts) for name, spans in marks.items()}
     return Detached(body=shortened, blobs=kept, splices=named, marks=moved)
@@ -95,7 +95,7 @@ def detach(
 def inserts(database: Database, cuts: Sequence[Splice], used: Sequence[Blob]) -> list[Insert]:
     """Say how each spliced string is made from its blob."""
     return [
-        Insert(partial(blobs.chunks, database, blob), blob.size, splice.encoding)
+        Insert(partial(blobs.chunks, database, blob), blob.size, splice.encoding, blob.media)
         for splice, blob in zip(cuts, used, strict=True)
     ]
 

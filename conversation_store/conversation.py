@@ -8,6 +8,7 @@ one appends, the other finds out by ``ConflictError``, and goes on after ``refre
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import date
 from decimal import Decimal
 from functools import partial
 from hashlib import sha256
@@ -211,7 +212,7 @@ class Conversation:
         call = next((each for each in self.open_calls if each.id == tool_use_id), None)
         if call is None:
             message = f"unexpected `tool_use_id`: {tool_use_id} is no open call of this conversation"
-            raise RuleViolationError([Finding("results_asked_for", "error", "tool_use_id", message)])
+            raise RuleViolationError([Finding("results_asked_for", "error", "tool_use_id", None, message)])
         result = ToolResult(
             tool_use_id,
             codec.tool_result_content(content),  # type: ignore[arg-type]
@@ -317,15 +318,35 @@ class Conversation:
         )
         return preflight.plan(self._history, said).request
 
-    def check(self, **overrides: Any) -> Sequence[Finding]:
+    def check(
+        self,
+        *content: Content,
+        prefill: str | Sequence[Content] | None = None,
+        on: date | None = None,
+        **overrides: Any,
+    ) -> Sequence[Finding]:
         """
-        Say everything the rule book finds in the next request as it stands, errors and warnings.
+        Say everything the rule book finds in the next request, errors and warnings; nothing is written or sent.
 
         A warning too where a change to the system prompt, the tools or earlier turns breaks what thinking is
-        bound to; it names the turn.
+        bound to; it names the turn. What was looked at once is not looked at again.
+
+        Args:
+            content: What would be said with it.
+            prefill: The beginning of the answer, put in the model's mouth.
+            on: The day to judge it by, today (UTC) where none is given: models come and go.
+            overrides: Settings for this request alone.
         """
-        planned = preflight.plan(self._history, Said(overrides=overrides, check=False, sending=False))
-        return [*planned.findings, *preflight.binding(self._history)]
+        said = Said(
+            content=content,
+            prefill=prefill,
+            overrides=overrides,
+            check=False,
+            sending=bool(content),
+            looking=True,
+            on=on,
+        )
+        return [*preflight.findings(self._history, said), *preflight.binding(self._history)]
 
     def send(
         self,

@@ -18,6 +18,8 @@ from conversation_store.api import request as requests
 from conversation_store.api.client import Client
 from conversation_store.api.models import Models
 from conversation_store.api.request import Messages, Request, Settings
+from conversation_store.api.rules.order import Outline
+from conversation_store.api.rules.reading import grow
 from conversation_store.api.stream import decode_all
 from conversation_store.attachments import Detached, Marks
 from conversation_store.errors import (
@@ -274,6 +276,7 @@ class History:
         self._settings: Settings | None = None
         self._view: tuple[View, int] | None = None
         self._messages: Messages | None = None
+        self._outline = Outline()
         self._known = 0
         self._turns: tuple[Head, list[Turn]] | None = None
 
@@ -301,12 +304,15 @@ class History:
     def forget_view(self) -> None:
         """Read the view anew when it is needed next."""
         self._view = self._messages = None
+        self._outline = Outline()
 
     def show(self, view: tuple[View, int], keep: int) -> None:
         """Go on with another view, of which the first *keep* messages are those known."""
         self._view = view
         if self._messages is not None and not self._messages.cut(keep):
             self._messages = None
+        if self._messages is None or self._outline.count > len(self._messages.closed):
+            self._outline = Outline()
 
     @property
     def settings(self) -> Settings:
@@ -336,6 +342,12 @@ class History:
             add_messages(messages, self.database, connection, spans, self.head.length, since=since)
         self._messages, self._known = messages, self.head.length
         return messages
+
+    @property
+    def outline(self) -> Outline:
+        """What rules need to know of the messages that are complete; only new ones are looked at."""
+        grow(self._outline, self.messages)
+        return self._outline
 
     @property
     def turns(self) -> list[Turn]:

@@ -4,8 +4,8 @@ Preflight: what a request will be, and whether the API would take it, before any
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
 from typing import Any
 
 from attrs import frozen
@@ -14,6 +14,7 @@ from conversation_store.api import caching, rules
 from conversation_store.api import request as requests
 from conversation_store.api.request import Marker, Request, Settings
 from conversation_store.api.rules import Asked, Finding
+from conversation_store.api.rules.reading import tried
 from conversation_store.attachments import Detached
 from conversation_store.errors import ContentError, RuleViolationError
 from conversation_store.history import History
@@ -37,7 +38,9 @@ class Said:
         check: False lets through what the rule book would refuse.
         allow_unlisted_model: Take a prefill to a model of which nothing is known.
         sending: Whether the request goes out as it is.
+        looking: Whether it is only asked what the rule book would say to the next send.
         stream: Whether the answer is to be streamed.
+        on: The day to judge it by, None for today (UTC).
     """
 
     content: Sequence[Content] = ()
@@ -46,7 +49,9 @@ class Said:
     check: bool = True
     allow_unlisted_model: bool = False
     sending: bool = True
+    looking: bool = False
     stream: bool = False
+    on: date | None = None
 
     def wires(self, first: int = 0) -> list[tuple[Origin, bytes]]:
         """
@@ -93,79 +98,121 @@ class Planned:
     markers: Sequence[Marker] = ()
 
 
-def plan(history: History, said: Said) -> Planned:
+@frozen(kw_only=True)
+class _Draft:
+    """A request as it would be: its settings, its new turns as they were said, and what the rule book says."""
+
+    body: bytes
+    version: str
+    betas: tuple[str, ...]
+    overrides: Settings
+    secrets: Mapping[str, str]
+    new: Sequence[tuple[Origin, bytes]]
+    findings: Sequence[Finding]
+    lifetime: str | None
+    """For how long what breakpoints of ours mark shall be cached; None where there are none."""
+
+
+def findings(history: History, said: Said) -> Sequence[Finding]:
     """
-    Decide everything about a request but its place in the log.
+    Say what the rule book finds in a request; nothing is written.
 
     Raises:
         ContentError: Something is no content or no setting.
-        RuleViolationError: The API would refuse it; every finding is in it.
-        UnlistedModelError: Nothing is known of the model, and the store takes only those it knows.
-        ConfigurationError: A secret that is to be sent is not known here.
-        DatabaseError: An attachment could not be kept.
     """
+    return _draft(history, said).findings
+
+
+def _draft(history: History, said: Said) -> _Draft:
     messages, settings = history.messages, history.settings
     for name, value in said.overrides.items():
         if value is ABSENT and name not in {"version", "betas", "cache"}:
             raise ContentError(name, "an override replaces a setting and removes none: use update()")
     overrides, secrets = Settings().updated({**_carried_on(history), **said.overrides})
     new = said.wires(messages.count)
-    lifetime = _lifetime(overrides.cache or settings.cache)
-    own = lifetime is not None and (messages.marked or any(requests.is_marked(wire) for _, wire in new))
+    outline, size = tried(
+        history.outline, messages, [_part(history, origin, Detached(body=wire)) for origin, wire in new]
+    )
+    lifetime, own = _lifetime(overrides.cache or settings.cache), bool(outline.marked("marker"))
     if lifetime is not None:
-        params = canonical.object_of(requests.merged(settings.body, overrides.body))
-        control = caching.automatic(params, lifetime, own=own, prefill=said.prefill is not None)
+        before = canonical.object_of(requests.merged(settings.body, overrides.body))
+        control = caching.automatic(before, lifetime, own=own, prefill=said.prefill is not None)
         overrides = overrides if control is None else overrides.updated({"cache_control": control})[0]
     body = requests.merged(settings.body, overrides.body, stream=said.stream)
     version, betas = history.headers_for(settings, overrides)
-    findings = [
-        finding for n, (_, wire) in enumerate(new, messages.count) for finding in message_faults(wire, f"messages.{n}.")
-    ]
-    roles = [*messages.roles[:1], *("assistant" if origin is Origin.PREFILL else "user" for origin, _ in new)]
-    last = roles[-1] if new else next(reversed(messages.roles), None)
     params = canonical.object_of(body)
     if not said.allow_unlisted_model:
         history.options.take_model(params.get("model"))
-    open_calls = [call.id for call in history.open_calls]
-    results = list(_results(new, messages.count))
-    findings += rules.check_request(
-        Asked(
-            params=params,
-            version=version,
-            count=messages.count + len(new),
-            first=roles[0] if roles else None,
-            last=last,
-            final=_final_content(history, new) if last == "assistant" else None,
-            prefill=said.prefill is not None,
-            sending=said.sending,
-            models=history.options.models,
-            open_calls=[name for name in open_calls if name not in {answered for _, answered in results}],
-            orphans=[(path, name) for path, name in results if name not in open_calls],
-            allow_unlisted_model=said.allow_unlisted_model,
-        )
+    asked = Asked(
+        params=params,
+        version=version,
+        betas=frozenset(betas),
+        on=said.on or datetime.fromtimestamp(identity.now() / 1e6, UTC).date(),
+        outline=outline,
+        prefill=said.prefill is not None,
+        sending=said.sending,
+        looking=said.looking,
+        stream=said.stream,
+        size=messages.size + size + len(body),
+        models=history.options.models,
+        allow_unlisted_model=said.allow_unlisted_model,
     )
-    errors = [finding for finding in findings if finding.severity == "error"]
+    return _Draft(
+        body=body,
+        version=version,
+        betas=betas,
+        overrides=overrides,
+        secrets=secrets,
+        new=new,
+        findings=rules.check_request(asked),
+        lifetime=None if own else lifetime,
+    )
+
+
+def plan(history: History, said: Said) -> Planned:
+    """
+    Decide everything about a request but its place in the log.
+
+    Raises:
+        ContentError: Something is no content or no setting.
+        RuleViolationError: The API would refuse it; every error is in it.
+        UnlistedModelError: Nothing is known of the model, and the store takes only those it knows.
+        ConfigurationError: A secret that is to be sent is not known here.
+        DatabaseError: An attachment could not be kept.
+    """
+    draft = _draft(history, said)
+    errors = [finding for finding in draft.findings if finding.severity == "error"]
     if said.check and errors:
         raise RuleViolationError(errors)
     if said.sending:
-        requests.need_secrets(body, {**history.known_secrets, **secrets})
+        requests.need_secrets(draft.body, {**history.known_secrets, **draft.secrets})
     at = identity.now()
     # A prefill stays whole: it is read again by itself, and joined to the answer.
-    detached = [Detached(body=wire) if origin is Origin.PREFILL else history.detached(wire, at) for origin, wire in new]
-    history.secrets |= secrets
-    parts = [_part(history, origin, each) for (origin, _), each in zip(new, detached, strict=True)]
+    new = [
+        (origin, Detached(body=wire) if origin is Origin.PREFILL else history.detached(wire, at))
+        for origin, wire in draft.new
+    ]
+    history.secrets |= draft.secrets
+    params = canonical.object_of(draft.body)
+    parts = [_part(history, origin, each) for origin, each in new]
     markers: Sequence[Marker] = ()
-    if lifetime is not None and not own:
-        markers = caching.markers(messages, parts, params, lifetime, prefill=said.prefill is not None)
+    if draft.lifetime is not None:
+        prefill = said.prefill is not None
+        markers = caching.markers(history.messages, parts, params, draft.lifetime, prefill=prefill)
     return Planned(
-        request=messages.request(
-            parts, body, version=version, betas=betas, secrets=history.known_secrets, markers=markers
+        request=history.messages.request(
+            parts,
+            draft.body,
+            version=draft.version,
+            betas=draft.betas,
+            secrets=history.known_secrets,
+            markers=markers,
         ),
         markers=markers,
-        findings=findings,
-        new=[(origin, each) for (origin, _), each in zip(new, detached, strict=True)],
-        overrides=overrides,
-        prefill=canonical.object_of(new[-1][1]).get("content") if said.prefill is not None else None,
+        findings=draft.findings,
+        new=new,
+        overrides=draft.overrides,
+        prefill=canonical.object_of(draft.new[-1][1]).get("content") if said.prefill is not None else None,
         model=str(params.get("model", "")),
         stream=said.stream,
     )
@@ -231,25 +278,13 @@ def binding(history: History) -> list[Finding]:
             "thinking_bound",
             "warning",
             path,
+            index,
             f"{what} changed since turn {position} was made; its thinking is bound to what was there, and newer models "
             "refuse or drop it: undo the change, or go on without the thinking",
+            "drop_thinking",
         )
         for what in changed
     ]
-
-
-def _results(new: Sequence[tuple[Origin, bytes]], first: int) -> Iterator[tuple[str, str]]:
-    """List the results of tools among new messages: where each is, and the call it answers."""
-    for n, (origin, wire) in enumerate(new, first):
-        if origin is Origin.TOOL:
-            for m, block in enumerate(canonical.object_of(wire)["content"]):
-                if block.get("type") == "tool_result":
-                    yield f"messages.{n}.content.{m}", str(block.get("tool_use_id"))
-
-
-def _final_content(history: History, new: Sequence[tuple[Origin, bytes]]) -> Any:
-    wire = new[-1][1] if new else history.last_turn.wire
-    return canonical.object_of(wire).get("content")
 
 
 def fields_for(origin: Origin, message: Detached) -> dict[str, Any]:

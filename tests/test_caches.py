@@ -13,8 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conversation_store import Client, Conversation, Store
-from conversation_store.api.caching import LOOK_BACK, MOST
-from conversation_store.api.request import lifetimes
+from conversation_store.api.caching import LOOK_BACK, MOST, lifetimes
 from conversation_store.api.retry import Clock
 from conversation_store.errors import ContentError, NotFoundError, OverloadedError
 from conversation_store.storage import identity

@@ -216,7 +216,8 @@ def test_a_result_nobody_asked_for_is_refused(chat: Conversation, api: MessagesA
     with pytest.raises(RuleViolationError, match="unexpected `tool_use_id`"):
         chat.tool_result(wrong, "x")
     result = {"type": "tool_result", "tool_use_id": wrong, "content": "x"}
-    with pytest.raises(RuleViolationError, match="unexpected `tool_use_id`"):
+    refused = "must have a single result" if wrong == "toolu_1" else "unexpected `tool_use_id`"
+    with pytest.raises(RuleViolationError, match=refused):
         chat.send({**result, "tool_use_id": "toolu_2"}, result)
     assert chat.version == version
     assert len(api.requests) == 1

@@ -10,10 +10,10 @@ Source: Messages API documentation, Prompt caching, 2026-10.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from conversation_store.api.request import Marker, Messages, Part, lifetimes
+from conversation_store.api.request import Marker, Messages, Part
 
 LOOK_BACK: Final = 20
 """Positions that a breakpoint looks at, its own included."""
@@ -27,6 +27,20 @@ _RUNS: Final = frozenset({"tool_use", "tool_result"})
 _UNMARKABLE: Final = frozenset(
     {"thinking", "redacted_thinking", "mcp_tool_listing", "fallback", "connector_text", "compaction"}
 )
+
+
+def lifetimes(value: object) -> Iterator[str]:
+    """Give the lifetime of every breakpoint in a JSON value, in the order of the prompt: ``5m`` or ``1h``."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            if name == "cache_control":
+                if isinstance(each, Mapping):
+                    yield "1h" if each.get("ttl") == "1h" else "5m"
+            elif name not in {"input", "input_schema", "input_examples"}:
+                yield from lifetimes(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from lifetimes(each)
 
 
 def of_settings(params: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ A builder is never changed, only added to: every ``request`` entry names the one
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -25,6 +25,7 @@ from conversation_store.errors import ConfigurationError, ContentError
 from conversation_store.record import canonical, splices
 from conversation_store.record.blocks import ABSENT, Block
 from conversation_store.record.codec import value_of
+from conversation_store.record.media import Media
 from conversation_store.record.turns import Splice, parts_of, role_of, splices_of
 
 BUILDER: Final = 1
@@ -218,11 +219,13 @@ class Insert:
         chunks: Reads the blob, 1 MiB at a time; called again for each attempt.
         size: Bytes of the blob.
         encoding: How its bytes become the string.
+        media: What it is, as far as its header tells; None where it is no picture and no document.
     """
 
     chunks: Callable[[], Iterable[bytes]]
     size: int
     encoding: splices.Encoding
+    media: Media | None = None
 
     def __len__(self) -> int:
         return splices.length(self.size, self.encoding)
@@ -376,9 +379,8 @@ class Messages:
     _hash: Any = Factory(sha256)
     _hashed: int = 0
     _hashed_inserts: int = 0
-    _marked: bool = False
-    _searched: int = 0
     _last_assistant: int = -1
+    _inserted: int = 0
 
     def __len__(self) -> int:
         return len(self.places)
@@ -396,6 +398,45 @@ class Messages:
         while start and self.roles[start - 1] == "assistant":
             start -= 1
         return range(start, end)
+
+    @property
+    def closed(self) -> Sequence[tuple[int, int]]:
+        """Of each message that is complete: its first turn, and where it ends in the buffer."""
+        return self._closed
+
+    @property
+    def buffer(self) -> bytearray:
+        """The bytes of those messages, commas between them, after ``begin`` bytes; not to be changed."""
+        return self._bytes
+
+    @property
+    def begin(self) -> int:
+        """Where the first message begins in the buffer."""
+        return len(_OPENING)
+
+    @property
+    def inserts(self) -> Sequence[tuple[int, Insert]]:
+        """The strings that belong into the buffer, each with its place."""
+        return self._inserts
+
+    @property
+    def first_open(self) -> int:
+        """The first turn of the last message, which more turns may join."""
+        return len(self.places) - len(self._open)
+
+    def is_models(self, turn: int) -> bool:
+        """Say whether the model wrote a turn."""
+        at = bisect_left(self.model_turns, turn)
+        return at < len(self.model_turns) and self.model_turns[at] == turn
+
+    def tail(self, extra: Sequence[Part]) -> list[Group]:
+        """Write the messages after those that are complete: the last one, and what *extra* turns make of it."""
+        groups, turn = [], self.first_open
+        for parts in _grouped(self._open, extra):
+            turns = min(len(parts), len(self.places) - turn)
+            groups.append(Group(turn if turns else None, turns, _message(parts)))
+            turn += turns
+        return groups
 
     def message_of(self, turn: int) -> int:
         """Say which message a turn is, or is part of."""
@@ -444,6 +485,11 @@ class Messages:
             if self.roles[n] == "assistant":
                 self._mark(n, header, body)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the messages that are complete, attachments included."""
+        return len(self._bytes) + self._inserted
+
     def _mark(self, n: int, header: bytes, body: bytes) -> None:
         """Note what there is to know of the assistant's turn *n*."""
         self._last_assistant = n
@@ -465,6 +511,7 @@ class Messages:
         for piece in _message(self._open):
             if isinstance(piece, Insert):
                 self._inserts.append((len(self._bytes), piece))
+                self._inserted += len(piece)
             else:
                 self._bytes += piece
         self._closed.append((len(self.places) - len(self._open), len(self._bytes)))
@@ -492,7 +539,7 @@ class Messages:
             del self._closed[kept:]
             self._bytes = self._bytes[:end]  # a new one: requests made before keep theirs
             self._inserts = [each for each in self._inserts if each[0] <= end]
-            self._marked, self._searched = False, 0
+            self._inserted = sum(len(insert) for _, insert in self._inserts)
             if self._hashed > end:
                 self._hash, self._hashed, self._hashed_inserts = sha256(), 0, 0
         del self.places[count:], self.roles[count:]
@@ -528,8 +575,8 @@ class Messages:
         """
         tail: list[Piece] = []
         marked = {marker.message: marker for marker in markers}
-        for n, message in enumerate(_grouped(self._open, extra)):
-            pieces = _message(message)
+        for n, message in enumerate(self.tail(extra)):
+            pieces = list(message.pieces)
             if (marker := marked.get(n + len(self._closed))) is not None:
                 pieces = _with(pieces, _marking(_skeleton(pieces), marker))
             tail += [b",", *pieces] if n or self._closed else pieces
@@ -595,17 +642,6 @@ class Messages:
         """Say which turn a message begins with."""
         return self._closed[message][0] if message < len(self._closed) else len(self.places) - len(self._open)
 
-    @property
-    def marked(self) -> bool:
-        """Whether a caller set cache breakpoints within messages."""
-        while not self._marked and (found := self._bytes.find(MARK, self._searched)) >= 0:
-            # Not within a string, whose quotes would be escaped; but a call's input may have such a key.
-            n = bisect_right(self._closed, found, key=itemgetter(1))
-            self._marked = any(lifetimes(self.message(n)))
-            self._searched = self._closed[n][1]
-        self._searched = len(self._bytes)
-        return self._marked or any(_is_marked(part.pieces) for part in self._open)
-
     def _start(self, n: int) -> int:
         return self._closed[n - 1][1] + 1 if n else len(_OPENING)
 
@@ -658,29 +694,11 @@ def markers_of(fields: Mapping[str, Any]) -> list[Marker]:
     return [Marker(*each) for each in fields.get("markers", ())]
 
 
-MARK: Final = b'"cache_control":'
-"""What a cache breakpoint begins with, in JSON as we write it."""
-
-
-def lifetimes(value: object) -> Iterator[str]:
-    """Give the lifetime of every breakpoint in a JSON value, in the order of the prompt: ``5m`` or ``1h``."""
-    if isinstance(value, Mapping):
-        for name, each in value.items():
-            if name == "cache_control":
-                if isinstance(each, Mapping):
-                    yield "1h" if each.get("ttl") == "1h" else "5m"
-            elif name not in {"input", "input_schema", "input_examples"}:
-                yield from lifetimes(each)
-    elif isinstance(value, (list, tuple)):
-        for each in value:
-            yield from lifetimes(each)
-
-
 def _marking(wire: bytes, marker: Marker) -> list[tuple[int, bytes]]:
     """Say what is to be written where in a message so that a block of it is marked."""
     content = canonical.members(wire)["content"]
     ttl = b"" if marker.ttl == "5m" else b',"ttl":"1h"'
-    control = b"," + MARK + b'{"type":"ephemeral"' + ttl + b"}"
+    control = b',"cache_control":{"type":"ephemeral"' + ttl + b"}"
     if isinstance(content.value, str):
         return [(content.start, b'[{"type":"text","text":'), (content.end, control + b"}]")]
     block = canonical.items(wire[content.start : content.end])[marker.block]
@@ -690,15 +708,6 @@ def _marking(wire: bytes, marker: Marker) -> list[tuple[int, bytes]]:
 def _skeleton(pieces: Iterable[Piece]) -> bytes:
     """Join a message's bytes, with nothing in the place of its spliced strings."""
     return b"".join(piece for piece in pieces if isinstance(piece, bytes))
-
-
-def _is_marked(pieces: Iterable[Piece]) -> bool:
-    return is_marked(_skeleton(pieces))
-
-
-def is_marked(wire: bytes) -> bool:
-    """Say whether a caller set a cache breakpoint within a message."""
-    return MARK in wire and any(lifetimes(canonical.object_of(wire)))
 
 
 def _with(pieces: Iterable[Piece], marks: Sequence[tuple[int, bytes]]) -> list[Piece]:
@@ -733,6 +742,14 @@ class Part(NamedTuple):
 
     gathers: bool
     role: str
+    pieces: Sequence[Piece]
+
+
+class Group(NamedTuple):
+    """A message that is not complete: its first turn (None for one not said yet), how many are said, and its bytes."""
+
+    first: int | None
+    turns: int
     pieces: Sequence[Piece]
 
 

@@ -195,8 +195,13 @@ def models(name: str | None, refresh: bool, as_json: bool) -> int:
     if name is not None and one is None and not refresh:
         raise MissingModelError(name)
     if refresh:
-        with Client() as client, notices(), screen.waiting("asking the API"):
-            offered = client.models()
+        waiting = screen.waiting()
+        with Client() as client, notices():
+            waiting.show("asking the API")
+            try:
+                offered = client.models()
+            finally:
+                waiting.hide()
         names = {name, one.id if one else name}
         found = [each for each in differences(known, offered) if name is None or each[0] in names]
         for model, what in found:

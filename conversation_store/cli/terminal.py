@@ -130,11 +130,6 @@ class Screen:
         """Give the line that shows a person, and nobody else, what is under way."""
         return Waiting(self._console.status("", spinner="line") if self.is_terminal else None)
 
-    @property
-    def width(self) -> int:
-        """How many columns a line has."""
-        return self._console.width
-
 
 class Flow:
     """

@@ -45,6 +45,12 @@ _REQUIRED: Final = {
     for kind, cls in KNOWN.items()
 }
 
+KEYS: Final[Mapping[str, frozenset[str]]] = {kind: frozenset({"type", *names}) for kind, names in _NAMES.items()}
+"""The keys that the API knows in a block of each type."""
+
+REQUIRED_KEYS: Final[Mapping[str, Sequence[str]]] = _REQUIRED
+"""Those of them that must be there."""
+
 
 def _structure(value: Any, _: object) -> Block:
     kind = value.get("type")

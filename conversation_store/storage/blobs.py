@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from conversation_store.errors import AttachmentError
 from conversation_store.record import media
+from conversation_store.record.media import Media
 from conversation_store.storage.engine import Database, RolledBack
 from conversation_store.storage.tables import (
     conversation_blob,
@@ -39,6 +40,7 @@ class Blob:
         size: Bytes.
         media_type: As read from its bytes.
         salt: The salt this use is committed under.
+        media: What its header tells of it; None where it is no picture and no document, or damaged.
     """
 
     scope: bytes
@@ -46,6 +48,7 @@ class Blob:
     size: int
     media_type: str
     salt: bytes = b""
+    media: Media | None = None
 
 
 _known: Final = select(conversation_blob.c.size).where(
@@ -64,6 +67,9 @@ _uses: Final = (
         conversation_blob.c.size,
         conversation_blob.c.media_type,
         conversation_blob_use.c.salt,
+        conversation_blob.c.width,
+        conversation_blob.c.height,
+        conversation_blob.c.pages,
     )
     .join(
         conversation_blob,
@@ -84,6 +90,13 @@ def media_type(data: bytes) -> str:
     return media.sniff(data) or UNNAMED
 
 
+def _measured(data: bytes) -> Media | None:
+    try:
+        return media.measure(data) if media.sniff(data) else None
+    except AttachmentError:
+        return None  # kept as it came; only what a caller attaches is refused, and that was done before
+
+
 def put(database: Database, scope: str, data: bytes, at: int) -> Blob:
     """
     Keep bytes, once; what is there already is not written again.
@@ -91,18 +104,12 @@ def put(database: Database, scope: str, data: bytes, at: int) -> Blob:
     Raises:
         DatabaseError: The database refused.
     """
-    blob = Blob(scope.encode(), sha256(data).digest(), len(data), media_type(data))
+    blob = Blob(scope.encode(), sha256(data).digest(), len(data), media_type(data), media=_measured(data))
 
     def write(connection: Connection) -> bool:
         if connection.execute(_known, {"in_scope": blob.scope, "of": blob.digest}).first() is not None:
             return False
-        width = height = pages = None
-        if blob.media_type != UNNAMED:
-            try:
-                measured = media.measure(data)
-                width, height, pages = measured.width, measured.height, measured.pages
-            except AttachmentError:
-                pass  # kept as it came; only what a caller attaches is refused, and that was done before
+        found = blob.media
         try:
             connection.execute(
                 insert(conversation_blob),
@@ -111,9 +118,9 @@ def put(database: Database, scope: str, data: bytes, at: int) -> Blob:
                     "digest": blob.digest,
                     "media_type": blob.media_type,
                     "size": blob.size,
-                    "width": width,
-                    "height": height,
-                    "pages": pages,
+                    "width": found and found.width,
+                    "height": found and found.height,
+                    "pages": found and found.pages,
                     "created": at,
                 },
             )
@@ -141,10 +148,12 @@ def put(database: Database, scope: str, data: bytes, at: int) -> Blob:
 def used(connection: Connection, of: UUID, first: int, last: int) -> dict[int, list[Blob]]:
     """Read the blobs that the entries of a span use: position to blobs, in the order of the entry's splices."""
     found: dict[int, list[Blob]] = {}
-    for position, scope, digest, size, kind, salt in connection.execute(
+    for position, scope, digest, size, kind, salt, *measures in connection.execute(
         _uses, {"of": of.bytes, "first": first, "last": last}
     ):
-        found.setdefault(position, []).append(Blob(bytes(scope), bytes(digest), size, kind, bytes(salt)))
+        told = Media(kind, *measures) if kind != UNNAMED else None
+        blob = Blob(bytes(scope), bytes(digest), size, kind, bytes(salt), told)
+        found.setdefault(position, []).append(blob)
     return found
 
 

@@ -433,7 +433,7 @@ CONTENT: Final[Mapping[str, Shape]] = {
     "mcp_tool_listing": _typed({"mcp_server_name": need(string), "tools": need(array(dictionary))}),
     "compaction": _cached(
         {
-            "content": need(nullable(string)),
+            "content": need(nullable(matching(r"^[\s\S]+$"))),
             "encrypted_content": may(nullable(string)),
             "signature": may(nullable(string)),
             "tool_changes": may(nullable(array(dictionary))),

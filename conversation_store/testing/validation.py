@@ -245,6 +245,50 @@ def _placement_of_work(question: Question) -> None:
         raise reject("speed", "Extra inputs are not permitted")
 
 
+def _compaction(question: Question) -> None:
+    """
+    A summary on demand goes with nothing that shapes an answer.
+
+    Source: Messages API documentation, compaction.
+    """
+    body = question.body
+    if not body.get("compaction"):
+        return
+    refused = {
+        "context_management": body.get("context_management"),
+        "stop_sequences": body.get("stop_sequences"),
+        "output_config.format": (body.get("output_config") or {}).get("format"),
+        "tool_choice": (body.get("tool_choice") or {}).get("type") in {"any", "tool"},
+    }
+    for name in filter(refused.get, refused):
+        raise reject("compaction", f"cannot be combined with {name}")
+
+
+def _format(question: Question) -> None:
+    """
+    An enforced schema closes its objects.
+
+    Source: Messages API documentation, structured outputs.
+    """
+    wanted = (question.body.get("output_config") or {}).get("format")
+    if wanted:
+        _closed(wanted["schema"], "output_config.format.json_schema.schema")
+
+
+def _closed(schema: Any, path: str) -> None:
+    if not isinstance(schema, dict):
+        return
+    if schema.get("type") == "object" and schema.get("additionalProperties") is not False:
+        raise reject(path, "For 'object' type, 'additionalProperties' must be explicitly set to false")
+    for key in ("properties", "$defs"):
+        for name, each in (schema.get(key) or {}).items():
+            _closed(each, f"{path}.{key}.{name}")
+    for key in ("anyOf", "allOf"):
+        for index, each in enumerate(schema.get(key) or ()):
+            _closed(each, f"{path}.{key}.{index}")
+    _closed(schema.get("items"), f"{path}.items")
+
+
 def _stop_sequences(question: Question) -> None:
     """
     Each stop sequence has something to stop at.
@@ -728,6 +772,8 @@ RULES: Final = (
     _effort,
     _sampling,
     _placement_of_work,
+    _compaction,
+    _format,
     _stop_sequences,
     _tools,
     _tool_choice,

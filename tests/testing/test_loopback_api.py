@@ -50,7 +50,7 @@ from tests.testing.asking import (
 
 EPHEMERAL = {"type": "ephemeral"}
 THINKING = {"type": "enabled", "budget_tokens": 1024}
-FORMAT = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
+FORMAT = {"format": {"type": "json_schema", "schema": {"type": "object", "additionalProperties": False}}}
 PREFILL = "This model does not support assistant message prefill. The conversation must end with a user message."
 EMPTY = "all messages must have non-empty content except for the optional final assistant message"
 LATE = "`tool_use` ids were found without `tool_result` blocks immediately after: toolu_1."

@@ -1,0 +1,75 @@
+"""
+What the API would refuse, found before anything is written: one function a rule, all findings at once.
+
+Rules look at messages and parameters as JSON values. What came from the API always has the right shape: only a
+caller's words are held to the rules of blocks. A rule that is not certain warns instead of stopping. Texts and
+paths follow the API's own. Rules are grouped by what they look at:
+
+- ``blocks``: one block, by its type; ``messages``: one message;
+- ``order``: messages one after the other, each looked at once;
+- ``settings`` and ``tools``: the parameters; ``whole``: limits, and parameters and messages together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from typing import Any, Final
+
+from attrs import evolve
+
+from conversation_store.api.rules.asked import Asked
+from conversation_store.api.rules.blocks import OF_A_BLOCK, block_type, text_not_blank
+from conversation_store.api.rules.findings import Finding, Fix, named
+from conversation_store.api.rules.messages import OF_A_MESSAGE, check_shape, message_of
+from conversation_store.api.rules.order import OF_THE_ORDER
+from conversation_store.api.rules.places import Place
+from conversation_store.api.rules.settings import OF_THE_SETTINGS
+from conversation_store.api.rules.tools import OF_THE_TOOLS
+from conversation_store.api.rules.whole import OF_THE_WHOLE
+
+__all__ = ("BOOK", "Asked", "Finding", "Fix", "check_message", "check_request")
+
+_OF_A_REQUEST: Final[Sequence[Callable[[Asked], Any]]] = (*OF_THE_SETTINGS, *OF_THE_TOOLS, *OF_THE_WHOLE)
+
+BOOK: Final[Mapping[str, Callable[..., Any]]] = {
+    rule.__name__: rule
+    for rules in (
+        (block_type, text_not_blank),
+        *OF_A_BLOCK.values(),
+        OF_A_MESSAGE,
+        *OF_THE_ORDER.values(),
+        _OF_A_REQUEST,
+    )
+    for rule in rules
+}
+"""Every rule by its name."""
+
+
+_REFUSED_SINCE: Final = dict.fromkeys(("calls_answered", "results_asked_for"), date(2025, 1, 1))
+"""
+Rules that the API did not hold requests to from its beginning, and since when it surely has.
+
+Source: recorded exchanges of 2024, in which a result with a foreign id was taken.
+"""
+
+
+def check_message(message: Mapping[str, Any], path: str = "") -> list[Finding]:
+    """
+    Look at one message of a caller's by itself.
+
+    Args:
+        message: In the API's shape.
+        path: What leads to it in a finding: ``messages.3.``, with the dot; empty for a message alone.
+    """
+    plain = isinstance(message.get("content"), str)
+    return check_shape(message_of(message, Place(f"{path}content", str(message.get("role")), plain=plain)))
+
+
+def check_request(asked: Asked) -> list[Finding]:
+    """Look at a request: what is wrong with its messages, its parameters, and both together."""
+    found = [*asked.outline.all_findings, *(each for rule in _OF_A_REQUEST for each in named(rule, rule(asked)))]
+    return [
+        evolve(finding, severity="warning") if asked.on < _REFUSED_SINCE.get(finding.rule, asked.on) else finding
+        for finding in found
+    ]

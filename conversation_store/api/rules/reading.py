@@ -1,0 +1,117 @@
+"""From the bytes of a conversation's messages to what rules need to know of them."""
+
+from __future__ import annotations
+
+import os
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Final
+
+from conversation_store.api.request import Insert, Messages, Part, Piece
+from conversation_store.api.rules.messages import Message, message_of
+from conversation_store.api.rules.order import Outline
+from conversation_store.api.rules.ordinary import is_ordinary
+from conversation_store.api.rules.places import Attachment, Place
+from conversation_store.record import canonical
+
+_TOKEN: Final = os.urandom(8).hex()
+"""What stands in the place of strings that are kept elsewhere begins so: nobody can have written it."""
+
+_KEYS: Final = {"role", "content"}
+_BRACES: Final = 2
+_COLONS: Final = 4
+"""Those of a message and of the one block in it, with nothing but a text."""
+
+_mere_text: Final = re.compile(
+    rb'\{"role":"(?:user|assistant)","content":(\[\{"type":"text","text":)?"'
+    rb'(?:[^\x00-\x20"\\\x7f\xc2\xe1-\xe3]|\xe3(?!\x80\x80)|\xe2(?![\x80\x81]))'
+).match
+"""
+How a message begins that is a text, and whose text begins with a character that is no white space.
+
+Written as a list, it is nothing but that text where no other brace and no other key is in it.
+"""
+
+
+def grow(outline: Outline, messages: Messages) -> None:
+    """Take in the messages that are complete and were not looked at yet."""
+    closed, buffer, roles = messages.closed, messages.buffer, messages.roles
+    for n in range(outline.count, len(closed)):
+        first, end = closed[n]
+        start = closed[n - 1][1] + 1 if n else messages.begin
+        found = _mere_text(buffer, start)
+        if found is not None and (found[1] is None or _holds_one_text(buffer, start, end)):
+            if not outline.pass_by(roles[first]):
+                outline.take(_mere(roles[first], n, first), mere=True)
+            continue
+        pieces = _pieces(messages, start, end)
+        turns = (closed[n + 1][0] if n + 1 < len(closed) else messages.first_open) - first
+        if turns == 1 and _take_ordinary(outline, pieces, first):
+            continue
+        outline.take(_read(pieces, n, first, turns, ours=not messages.is_models(first)))
+
+
+def _holds_one_text(buffer: bytearray, start: int, end: int) -> bool:
+    return buffer.count(b"{", start, end) == _BRACES and buffer.count(b'":', start, end) == _COLONS
+
+
+def _take_ordinary(outline: Outline, pieces: Sequence[Piece], turn: int) -> bool:
+    if len(pieces) != 1 or not isinstance(pieces[0], bytes):
+        return False
+    value = canonical.object_of(pieces[0])
+    role, content = value.get("role"), value.get("content")
+    if type(role) is not str or type(content) is not list or value.keys() != _KEYS:
+        return False
+    return is_ordinary(role, content) and outline.take_ordinary(role, content, turn)
+
+
+def tried(outline: Outline, messages: Messages, extra: Sequence[Part]) -> tuple[Outline, int]:
+    """
+    Look at the messages as they would be with *extra* turns at their end.
+
+    Returns:
+        An outline that goes on from the one given, and the bytes of what it has more.
+    """
+    trial, size = outline.extended(), 0
+    for group in messages.tail(extra):
+        size += 1 + sum(map(len, group.pieces))
+        ours = group.first is None or not messages.is_models(group.first)
+        trial.take(_read(group.pieces, trial.count, group.first, max(1, group.turns), ours=ours))
+    return trial, size
+
+
+def _mere(role: str, n: int, turn: int) -> Message:
+    place = Place(f"messages.{n}.content", role, n, turn, plain=True)
+    return Message({"role": role}, place, [{"type": "text"}])
+
+
+def _pieces(messages: Messages, start: int, end: int) -> list[Piece]:
+    pieces: list[Piece] = []
+    inserts = messages.inserts
+    for offset, insert in inserts[bisect_left(inserts, start, key=_offset) :] if inserts else ():
+        if offset >= end:
+            break
+        pieces += (bytes(messages.buffer[start:offset]), insert)
+        start = offset
+    return [*pieces, bytes(messages.buffer[start:end])]
+
+
+def _offset(each: tuple[int, Insert]) -> int:
+    return each[0]
+
+
+def _read(pieces: Sequence[Piece], n: int, turn: int | None, turns: int, *, ours: bool) -> Message:
+    attachments: dict[str, Attachment] = {}
+    parts: list[bytes] = []
+    for piece in pieces:
+        if isinstance(piece, Insert):
+            name = f"{_TOKEN}:{len(attachments)}"
+            attachments[name] = Attachment(len(piece), piece.media)
+            parts.append(name.encode())
+        else:
+            parts.append(piece)
+    value = canonical.object_of(parts[0] if len(parts) == 1 else b"".join(parts))
+    plain = isinstance(value.get("content"), str)
+    place = Place(f"messages.{n}.content", str(value.get("role")), n, turn, turns, ours, plain, attachments)
+    return message_of(value, place)
