@@ -153,7 +153,7 @@ class _Bill:
         speed = self._speed(work, name, model)
         tier, geo = str(usage.get("service_tier") or "standard"), str(usage.get("inference_geo") or "global")
         tiers = model.price_tiers
-        over = max([each for each in tiers if work.prompt > each], default=0) if len(tiers) > 1 else 0
+        over = max([each for each in tiers if work.prompt > each], default=0) if tiers else 0
         memory: dict[object, _Rate] = self.models.memory
         key = (name, self.day, over, speed, tier, geo)
         rate = memory.get(key)

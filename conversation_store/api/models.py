@@ -189,9 +189,9 @@ class Model:
     sources: tuple[str, ...] = field(default=(), repr=False)
 
     @property
-    def price_tiers(self) -> frozenset[int]:
+    def price_tiers(self) -> list[int]:
         """The numbers of prompt tokens above which another price holds."""
-        return frozenset([row.prompt_over for row in self.prices])
+        return [row.prompt_over for row in self.prices if row.prompt_over]
 
     def usable(self, on: date) -> bool:
         """Tell whether requests are answered on that day (UTC): released, and not yet retired."""

@@ -166,6 +166,8 @@ class Used:
     @classmethod
     def of(cls, work: Sequence[Work], uses: Mapping[str, int]) -> Used:
         """Sum the work of an answer and the uses of server tools."""
+        if len(work) == 1 and not uses:
+            return cls(work[0].input, work[0].write_5m, work[0].write_1h, work[0].read, work[0].output)
         return cls(
             sum([each.input for each in work]),
             sum([each.write_5m for each in work]),
