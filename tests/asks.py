@@ -46,6 +46,7 @@ class Case:
         wrong: What it finds fault with, at ``path``.
         right: What it has nothing to say to; nor has any other rule an error.
         severity: How severe it is.
+        elsewhere: The place that the loopback API names instead, of the two that do not go together.
     """
 
     rule: str
@@ -53,6 +54,7 @@ class Case:
     path: str
     right: Ask
     severity: str = "error"
+    elsewhere: str = ""
 
 
 def user(*content: Any) -> Block:
@@ -698,8 +700,9 @@ CASES: Final = (
     Case(
         "prefill_alone",
         ask(HI, assistant("Hi"), model=OLD, output_config={"format": FORMAT}),
-        "output_config.format",
+        "messages.1",
         ask(HI, model=OLD, output_config={"format": FORMAT}),
+        elsewhere="output_config.format",
     ),
     Case(
         "server_tools_given",

@@ -144,6 +144,10 @@ class Outline:
         self.last_role, self.last = role, None
         return True
 
+    def pass_to(self, count: int, role: str) -> None:
+        """Take in all of a run of mere texts of which the first was passed by; *role* is the last one's."""
+        self.count, self.last_role = count, role
+
     def take_ordinary(self, role: str, blocks: Sequence[Any], turn: int) -> bool:
         """Take in a message of a turn of its own that is ordinary and in order; say whether it was."""
         taken = self._take_calls(blocks, turn) if role == "assistant" else self._take_results(blocks)

@@ -275,7 +275,7 @@ def prefill_alone(asked: Asked) -> Iterator[Finding]:
     if part_of(asked, "thinking").get("type") not in (None, "disabled"):
         yield error(path, "a prefill cannot be used with thinking", turn=turn)
     if part_of(asked, "output_config").get("format") is not None:
-        yield error("output_config.format", "structured outputs cannot be combined with prefill", turn=turn)
+        yield error(path, "a prefill cannot be used with output_config.format", turn=turn)
 
 
 def calls_answered(asked: Asked) -> Iterator[Finding]:
