@@ -25,6 +25,8 @@ from conversation_store.api.rules.places import Place
 SERVER_CALLS: Final = frozenset({"server_tool_use", "mcp_tool_use"})
 MANY_IMAGE_SIDE: Final = 2000
 """Pixels a side may have in a request of many images."""
+MANY_PAGES: Final = 100
+"""Pages that a PDF may have for every model."""
 
 
 def is_server_result(kind: object) -> bool:
@@ -211,6 +213,11 @@ class Outline:
         """Note where something is that some settings refuse or count."""
         self.marks.setdefault(what, []).append(Marked(place.at(n, rest), place.turn_of(n), word))
 
+    def mark_once(self, what: str, place: Place, n: int) -> None:
+        """Note the first place of something that is told of once."""
+        if what not in self.kinds:
+            self.mark(what, place, n)
+
     def _note(self, message: Message) -> None:
         """Note what some settings refuse or count."""
         place = message.place
@@ -263,7 +270,7 @@ def _length(source: Any, place: Place) -> int:
 
 def _note_document(outline: Outline, block: Mapping[str, Any], n: int, place: Place) -> None:
     citing = (block.get("citations") or {}).get("enabled") if isinstance(block.get("citations"), Mapping) else False
-    outline.mark(f"{'citing' if citing else 'silent'}_{block['type']}", place, n)
+    outline.mark_once(f"{'citing' if citing else 'silent'}_{block['type']}", place, n)
     if block["type"] != "document":
         return
     if place.role == "assistant":
@@ -271,16 +278,18 @@ def _note_document(outline: Outline, block: Mapping[str, Any], n: int, place: Pl
     source = block.get("source")
     outline.attached += _length(source, place)
     found = measured(source, place) if isinstance(source, Mapping) else None
-    if found is not None and found.pages:
+    if found is not None and (found.pages or 0) > MANY_PAGES:
         outline.mark("pdf", place, n, str(found.pages), "document.source.base64")
 
 
 def _note_reference(outline: Outline, block: Mapping[str, Any], n: int, place: Place) -> None:
-    outline.mark("tool_reference", place, n, str(block.get("tool_name")))
+    name = str(block.get("tool_name"))
+    if all(mark.word != name for mark in outline.marked("tool_reference")):
+        outline.mark("tool_reference", place, n, name)
 
 
 def _note_kind(outline: Outline, block: Mapping[str, Any], n: int, place: Place) -> None:
-    outline.mark(block["type"], place, n)
+    outline.mark_once(block["type"], place, n)
 
 
 NOTED: Final[Mapping[Any, Callable[[Outline, Mapping[str, Any], int, Place], None]]] = {

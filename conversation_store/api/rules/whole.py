@@ -165,12 +165,18 @@ def user_citations(asked: Asked) -> Iterator[Finding]:
 
 def system_role(asked: Asked) -> Iterator[Finding]:
     """Some models take system messages. Source: Mid-conversation system messages, 2026-10."""
-    marks = asked.outline.marked("system")
-    if marks and asked.model is not None and not asked.model.system_role:
+    if asked.model is not None and not asked.model.system_role:
         make = warning if "system_role" in asked.model.uncertain else error
-        for mark in marks:
+        for mark in asked.outline.marked("system"):
             message = "role 'system' is not supported on this model"
             yield make(mark.path, message, turn=mark.turn, fix="move_system")
+
+
+def system_effort(asked: Asked) -> Iterator[Finding]:
+    """Some models change their effort midway. Source: Messages API documentation, Effort, 2026-10."""
+    if asked.model is not None and not asked.model.system_effort and "output_config" in asked.outline.kinds:
+        for mark in asked.outline.marked("output_config"):
+            yield warning(mark.path, "this model does not change its effort midway", turn=mark.turn)
 
 
 def clear_at_beta(asked: Asked) -> Iterator[Finding]:
@@ -322,6 +328,7 @@ OF_THE_WHOLE: Final[Sequence[Callable[[Asked], Iterator[Finding]]]] = (
     assistant_documents,
     user_citations,
     system_role,
+    system_effort,
     clear_at_beta,
     message_betas,
     citations_together,
