@@ -44,9 +44,15 @@ _MEDIA_TYPES: Final = {
 _IN_A_RESULT: Final = frozenset({"text", "image", "document", "search_result", "tool_reference", "browser_state"})
 
 
+def kind_of(block: object) -> str | None:
+    """Read a block's type; None where it is no block, or says nothing that is one."""
+    kind = block.get("type") if isinstance(block, Mapping) else None
+    return kind if isinstance(kind, str) else None
+
+
 def inner(block: Block) -> Iterator[tuple[str, Sequence[Any]]]:
     """Find the lists of blocks that a caller may put into a block, each with what leads to it."""
-    kind, content = block.get("type"), block.get("content")
+    kind, content = kind_of(block), block.get("content")
     if kind in {"tool_result", "search_result"} and isinstance(content, list):
         yield f"{kind}.content", content
     source = block.get("source")
@@ -340,7 +346,7 @@ def result_shape(block: Block, n: int, place: Place) -> Iterator[Finding]:
         yield place.error(n, _LIST, "tool_result.content")
         return
     for m, each in enumerate(content):
-        kind = each.get("type") if isinstance(each, Mapping) else None
+        kind = kind_of(each)
         if kind not in _IN_A_RESULT:
             message = f"Input tag '{kind}' does not match any of the expected tags"
             yield place.error(n, message, f"tool_result.content.{m}")
@@ -430,8 +436,8 @@ def check_blocks(blocks: Sequence[Any], place: Place) -> list[Finding]:
     """Hold a list of blocks, and what stands in them, to the rules of their types."""
     found: list[Finding] = []
     for n, block in enumerate(blocks):
-        kind = block.get("type") if isinstance(block, Mapping) else None
-        for rule in OF_A_BLOCK.get(kind, _OF_AN_UNKNOWN) if isinstance(kind, str) else _OF_AN_UNKNOWN:
+        kind = kind_of(block)
+        for rule in OF_A_BLOCK.get(kind or "", _OF_AN_UNKNOWN):
             found += named(rule, rule(block if isinstance(block, Mapping) else {}, n, place))
         if isinstance(block, Mapping) and kind in _HOLDING:
             for rest, held in inner(block):

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from attrs import Factory, define, evolve, frozen
 
-from conversation_store.api.rules.blocks import inner, measured
+from conversation_store.api.rules.blocks import inner, kind_of, measured
 from conversation_store.api.rules.findings import Finding, error, named
 from conversation_store.api.rules.messages import Message, check_shape
 from conversation_store.api.rules.places import Place
@@ -232,7 +232,7 @@ class Outline:
         for n, block in enumerate(blocks):
             if not isinstance(block, Mapping):
                 continue
-            kind = block.get("type")
+            kind = kind_of(block)
             if block.get("cache_control"):
                 marker = block["cache_control"]
                 ttl = (marker.get("ttl") or "5m") if isinstance(marker, Mapping) else "5m"
@@ -338,7 +338,7 @@ def _take_in_user(outline: Outline, message: Message) -> None:
 def _take_in_assistant(outline: Outline, message: Message) -> None:
     place = message.place
     for n, block in enumerate(message.blocks):
-        kind = block.get("type") if isinstance(block, Mapping) else None
+        kind = kind_of(block)
         if kind == "tool_use" or kind in SERVER_CALLS:
             call = _call_of(block, n, place)
             outline.ids[call.id] = None
@@ -358,7 +358,7 @@ def _call_of(block: Mapping[str, Any], n: int, place: Place) -> Call:
         message=place.message,
         block=n,
         turn=place.turn_of(n),
-        caller=caller.get("tool_id") if isinstance(caller, Mapping) else None,
+        caller=str(caller.get("tool_id")) if isinstance(caller, Mapping) else None,
         toolset=toolset if isinstance(toolset, str) else None,
     )
 
@@ -512,7 +512,8 @@ def ids_unique(outline: Outline, message: Message) -> Iterator[Finding]:
     """
     here: set[str] = set()
     for n, block in enumerate(message.blocks):
-        if isinstance(block, Mapping) and (block.get("type") == "tool_use" or block.get("type") in SERVER_CALLS):
+        kind = kind_of(block)
+        if kind == "tool_use" or kind in SERVER_CALLS:
             name = str(block.get("id"))
             if name in outline.ids or name in here:
                 yield message.place.error(n, "`tool_use` ids must be unique", fix="set_aside")
@@ -527,7 +528,7 @@ def server_results_asked_for(outline: Outline, message: Message) -> Iterator[Fin
     """
     waiting = set(outline.waiting)
     for n, block in enumerate(message.blocks):
-        kind = block.get("type") if isinstance(block, Mapping) else None
+        kind = kind_of(block)
         if kind in SERVER_CALLS:
             waiting.add(str(block.get("id")))
         elif kind != "tool_result" and is_server_result(kind):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from conversation_store.api.rules.asked import Asked
+from conversation_store.api.rules.blocks import kind_of
 from conversation_store.api.rules.findings import Finding, error, warning
 from conversation_store.api.rules.order import (
     MANY_IMAGE_SIDE,
@@ -233,7 +234,7 @@ def _ends_open(asked: Asked) -> bool:
 
 def _is_continued(asked: Asked) -> bool:
     """Say whether it ends with an answer that was paused or handed over, which is gone on with and is no prefill."""
-    kind = _final(asked.outline).get("type")
+    kind = kind_of(_final(asked.outline))
     paused = kind in SERVER_CALLS or (kind != "tool_result" and is_server_result(kind))
     credited = asked.params.get("fallback_credit_token") is not None or asked.params.get("compaction") is not None
     return paused or credited or kind in ("compaction", "fallback")
