@@ -45,7 +45,7 @@ others = st.just(picture()) | st.just({"type": "smell"}) | st.just({"text": "Hi"
 messages = (
     st.builds(user, words)
     | st.builds(assistant, words)
-    | st.builds(lambda blocks: user(*blocks), st.lists(texts | results | others, min_size=1, max_size=3))
+    | st.builds(lambda blocks: user(*blocks), st.lists(texts | results | others, max_size=3))
     | st.builds(
         lambda blocks: assistant(*blocks),
         st.lists(texts | calls | thoughts | st.builds(search) | st.builds(found) | others, max_size=3),

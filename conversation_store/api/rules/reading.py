@@ -14,6 +14,7 @@ from conversation_store.api.rules.messages import Message, message_of
 from conversation_store.api.rules.order import Outline
 from conversation_store.api.rules.ordinary import is_ordinary
 from conversation_store.api.rules.places import Attachment, Place
+from conversation_store.errors import CodecError
 from conversation_store.record import canonical
 
 _TOKEN: Final = os.urandom(8).hex()
@@ -123,7 +124,10 @@ def _read(pieces: Sequence[Piece], n: int, turn: int | None, turns: int, *, ours
             parts.append(name.encode())
         else:
             parts.append(piece)
-    value = canonical.object_of(parts[0] if len(parts) == 1 else b"".join(parts))
+    try:
+        value = canonical.object_of(parts[0] if len(parts) == 1 else b"".join(parts))
+    except CodecError:
+        value = {}  # results gathered beside a turn of no blocks: a broken history, and found to be one
     plain = isinstance(value.get("content"), str)
     place = Place(f"messages.{n}.content", str(value.get("role")), n, turn, turns, ours, plain, attachments)
     return message_of(value, place)
