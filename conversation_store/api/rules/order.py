@@ -15,7 +15,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from attrs import Factory, define, evolve, frozen
+from attrs import Factory, define, evolve
 
 from conversation_store.api.rules.blocks import inner, kind_of, measured
 from conversation_store.api.rules.findings import Finding, error, named
@@ -51,8 +51,7 @@ class Call(NamedTuple):
         return f"messages.{self.message}.content.{self.block}"
 
 
-@frozen
-class Marked:
+class Marked(NamedTuple):
     """Something in the messages that some settings refuse or count: where it is, and a word on what it is."""
 
     path: str
@@ -63,7 +62,7 @@ class Marked:
 Marks: TypeAlias = dict[str, list[Marked]]
 
 
-@define
+@define(eq=False, repr=False)
 class Outline:
     """
     The messages so far, as far as rules care.
