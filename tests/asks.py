@@ -46,6 +46,7 @@ class Case:
         wrong: What it finds fault with, at ``path``.
         right: What it has nothing to say to; nor has any other rule an error.
         severity: How severe it is.
+        elsewhere: The place that the loopback API names instead, of the two that do not go together.
     """
 
     rule: str
@@ -53,6 +54,7 @@ class Case:
     path: str
     right: Ask
     severity: str = "error"
+    elsewhere: str = ""
 
 
 def user(*content: Any) -> Block:
@@ -170,7 +172,10 @@ CITATION: Final = {
     "end_char_index": 5,
 }
 FORMAT: Final = {"type": "json_schema", "schema": {"type": "object", "properties": {}, "additionalProperties": False}}
+TAB: Final = {"tab_id": "1", "title": "Ants", "url": "https://ants.example"}
 CLEAR: Final = "mid-conversation-system-clear-at-2026-08-21"
+MIDWAY: Final = "mid-conversation-output-config-2026-07-01"
+EFFORT: Final = {"role": "system", "output_config": {"effort": "low"}}
 MCP: Final = "mcp-client-2026-09-15"
 COMPACT: Final = "compact-2026-09-04"
 SUMMARY: Final = {"type": "compaction", "content": "They spoke of ants."}
@@ -225,6 +230,31 @@ CASES: Final = (
         ask(user(document(source={"type": "content", "content": [text("\n")]}))),
         "messages.0.content.0.document.source.content.content.0.text",
         ask(user(document(source={"type": "content", "content": [text("x")]}))),
+    ),
+    Case(
+        "citations_shape",
+        ask(user(text(citations=[{"type": "char_location", "cited_text": "Ants."}])), version=FIRST),
+        "messages.0.content.0.text.citations.0.char_location.document_index",
+        ask(user(text(citations=[CITATION])), version=FIRST),
+    ),
+    Case(
+        "citing_shape",
+        ask(user(document(citations={"enabled": 1}))),
+        "messages.0.content.0.document.citations.enabled",
+        ask(user(document(citations=None))),
+    ),
+    Case(
+        "browser_tabs",
+        called(
+            result(content=[{"type": "browser_state", "tabs": [TAB]}], toolset_name="browser"),
+            calls=[call(toolset_name="browser")],
+        ),
+        "messages.2.content.0.tool_result.content.0.browser_state.tabs",
+        called(
+            result(content=[{"type": "browser_state", "tabs": [{**TAB, "active": True}]}], toolset_name="browser"),
+            calls=[call(toolset_name="browser")],
+        ),
+        "warning",
     ),
     Case(
         "source_shape",
@@ -670,6 +700,13 @@ CASES: Final = (
         ask(HI, system("Be brief."), model="claude-opus-5"),
     ),
     Case(
+        "system_effort",
+        ask(HI, EFFORT, model="claude-sonnet-5", betas=[MIDWAY]),
+        "messages.1.output_config",
+        ask(HI, EFFORT, betas=[MIDWAY]),
+        "warning",
+    ),
+    Case(
         "clear_at_beta",
         ask(HI, system("Be brief.", clear_at="never")),
         "messages.1.clear_at",
@@ -698,8 +735,9 @@ CASES: Final = (
     Case(
         "prefill_alone",
         ask(HI, assistant("Hi"), model=OLD, output_config={"format": FORMAT}),
-        "output_config.format",
+        "messages.1",
         ask(HI, model=OLD, output_config={"format": FORMAT}),
+        elsewhere="output_config.format",
     ),
     Case(
         "server_tools_given",

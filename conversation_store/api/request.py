@@ -440,8 +440,9 @@ class Messages:
 
     def message_of(self, turn: int) -> int:
         """Say which message a turn is, or is part of."""
-        firsts = [first for first, _ in self._closed]
-        return bisect_right(firsts, turn) - 1 if turn < len(self.places) - len(self._open) else len(self._closed)
+        if turn >= self.first_open:
+            return len(self._closed)
+        return bisect_right(self._closed, turn, key=lambda message: message[0]) - 1
 
     def add(self, place: tuple[UUID, int], header: bytes, body: bytes, inserts: Sequence[Insert] = ()) -> None:
         """Append a turn; *inserts* are its spliced strings, in the header's order."""

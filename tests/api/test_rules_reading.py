@@ -15,8 +15,23 @@ from conversation_store.api.rules.order import Outline
 from conversation_store.api.rules.ordinary import is_ordinary
 from conversation_store.api.rules.places import Place
 from conversation_store.api.rules.reading import grow, tried
-from conversation_store.record import canonical
-from tests.asks import MARK, Block, assistant, call, found, page, picture, result, search, system, text, user
+from conversation_store.record import canonical, codec
+from tests.asks import (
+    MARK,
+    Ask,
+    Block,
+    assistant,
+    call,
+    found,
+    judge,
+    page,
+    picture,
+    result,
+    search,
+    system,
+    text,
+    user,
+)
 
 LOG = UUID(int=1)
 
@@ -52,9 +67,17 @@ def told(outline: Outline) -> Mapping[str, Any]:
     }
 
 
+def header_of(message: Block) -> bytes:
+    """Write the header of a turn; one of a single result is gathered with those beside it."""
+    match message.get("content"):
+        case [{"type": "tool_result"}]:
+            return b'{"gather":true}'
+    return b"{}"
+
+
 def kept(history: Sequence[Block], *, at_once: bool) -> Messages:
     """Keep a history as turns, read one by one or in bulk."""
-    rows = [(n, b"{}", canonical.dumps(message)) for n, message in enumerate(history)]
+    rows = [(n, header_of(message), canonical.dumps(message)) for n, message in enumerate(history)]
     known = Messages()
     if at_once:
         known.extend(LOG, rows)
@@ -66,7 +89,7 @@ def kept(history: Sequence[Block], *, at_once: bool) -> Messages:
 @given(st.lists(messages, max_size=8))
 def test_a_history_read_at_a_glance_is_one_held_to_every_rule(history: list[Block]) -> None:
     """What is passed by would have been found right: both ways lead to the same outline."""
-    parts = [part_of(b"{}", canonical.dumps(message)) for message in history]
+    parts = [part_of(header_of(message), canonical.dumps(message)) for message in history]
     slowly, _ = tried(Outline(), Messages(), parts)
     known, outline = kept(history, at_once=True), Outline()
     grow(outline, known)
@@ -82,7 +105,7 @@ def test_an_outline_grows_as_if_it_were_made_at_once(history: list[Block], looks
         if n in looks:
             grow(outline, known)
             tried(outline, known, [part_of(b"{}", canonical.dumps(user(result(), text())))])
-        known.add((LOG, n), b"{}", canonical.dumps(message))
+        known.add((LOG, n), header_of(message), canonical.dumps(message))
     grow(outline, known)
     grow(whole, kept(history, at_once=False))
     assert told(outline) == told(whole)
@@ -96,3 +119,37 @@ def test_what_is_ordinary_is_right(message: Block) -> None:
     content = message.get("content")
     if isinstance(content, list) and is_ordinary(message["role"], content):
         assert check_shape(message_of(message, Place("content", message["role"]))) == []
+
+
+NAMES = ["type", "text", "content", "id", "name", "tool_use_id", "source", "data", "cache_control", "ttl", "role"]
+NAMES += ["citations", "enabled", "caller", "tool_id", "toolset_name", "input", "tabs", "output_config", "effort"]
+KINDS = [
+    *codec.KEYS,
+    "base64",
+    "ephemeral",
+    "1h",
+    "user",
+    "enabled",
+    "any",
+    "tool",
+    "json_schema",
+    "web_search_20260318",
+]
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 5000) | st.floats(0, 2) | st.sampled_from(KINDS) | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
+    max_leaves=12,
+)
+PARAMETERS = ["model", "max_tokens", "system", "tools", "tool_choice", "thinking", "output_config", "mcp_servers"]
+PARAMETERS += ["metadata", "stop_sequences", "cache_control", "container", "speed", "fallbacks", "context_management"]
+PARAMETERS += ["compaction", "diagnostics", "temperature", "top_p", "top_k", "service_tier", "inference_geo"]
+
+
+@given(
+    st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system"]), "content": anything})),
+    st.dictionaries(st.sampled_from(PARAMETERS), anything | st.lists(anything, max_size=2)),
+)
+def test_a_rule_is_not_surprised(history: list[Block], params: Mapping[str, Any]) -> None:
+    """Whatever JSON stands where, a rule finds fault with it or does not, and never fails."""
+    judge(Ask({"messages": history, "model": "claude-opus-4-5", **params}))
+    grow(Outline(), kept(history, at_once=True))

@@ -12,7 +12,7 @@ from conversation_store.api.models import Model, Models
 from conversation_store.api.rules.order import Outline
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False, repr=False)
 class Asked:
     """
     A request as the rules see it.

@@ -44,9 +44,15 @@ _MEDIA_TYPES: Final = {
 _IN_A_RESULT: Final = frozenset({"text", "image", "document", "search_result", "tool_reference", "browser_state"})
 
 
+def kind_of(block: object) -> str | None:
+    """Read a block's type; None where it is no block, or says nothing that is one."""
+    kind = block.get("type") if isinstance(block, Mapping) else None
+    return kind if isinstance(kind, str) else None
+
+
 def inner(block: Block) -> Iterator[tuple[str, Sequence[Any]]]:
     """Find the lists of blocks that a caller may put into a block, each with what leads to it."""
-    kind, content = block.get("type"), block.get("content")
+    kind, content = kind_of(block), block.get("content")
     if kind in {"tool_result", "search_result"} and isinstance(content, list):
         yield f"{kind}.content", content
     source = block.get("source")
@@ -137,6 +143,65 @@ def text_is_string(block: Block, n: int, place: Place) -> Iterator[Finding]:
     """
     if "text" in block and not isinstance(block["text"], str):
         yield place.error(n, _STRING, "text")
+
+
+_CITED: Final = ("cited_text", "document_index", "document_title")
+_CITATIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "char_location": (*_CITED, "start_char_index", "end_char_index"),
+    "page_location": (*_CITED, "start_page_number", "end_page_number"),
+    "content_block_location": (*_CITED, "start_block_index", "end_block_index"),
+    "web_search_result_location": ("cited_text", "encrypted_index", "title", "url"),
+    "search_result_location": (
+        "cited_text",
+        "search_result_index",
+        "source",
+        "title",
+        "start_block_index",
+        "end_block_index",
+    ),
+}
+
+
+def citations_shape(block: Block, n: int, place: Place) -> Iterator[Finding]:
+    """
+    A citation has all keys of its type, those with null too.
+
+    Source: Messages API documentation, Citations, 2026-11.
+    """
+    citations = block.get("citations")
+    if citations is None:
+        return
+    if not isinstance(citations, (list, tuple)):
+        yield place.error(n, _LIST, "text.citations")
+        return
+    for m, each in enumerate(citations):
+        kind = each.get("type") if isinstance(each, Mapping) else None
+        if not isinstance(kind, str) or kind not in _CITATIONS:
+            yield place.warning(n, f"the citation type {kind!r} is not known", f"text.citations.{m}")
+            continue
+        for key in _CITATIONS[kind]:
+            if key not in each:
+                yield place.error(n, REQUIRED, f"text.citations.{m}.{kind}.{key}")
+
+
+def citing_shape(block: Block, n: int, place: Place) -> Iterator[Finding]:
+    """
+    Whether a document is to be cited is said by enabled alone.
+
+    Source: Messages API documentation, Citations, 2026-11.
+    """
+    citing = block.get("citations")
+    if citing is None:
+        return
+    path = f"{block['type']}.citations"
+    if not isinstance(citing, Mapping):
+        yield place.error(n, "Input should be a valid dictionary", path)
+        return
+    for key in citing:
+        if key != "enabled":
+            yield place.error(n, EXTRA, f"{path}.{key}")
+    if not isinstance(citing.get("enabled", False), bool):
+        yield place.error(n, "Input should be a valid boolean", f"{path}.enabled")
 
 
 # --- pictures and documents --------------------------------------------------------------------------------------
@@ -281,7 +346,7 @@ def result_shape(block: Block, n: int, place: Place) -> Iterator[Finding]:
         yield place.error(n, _LIST, "tool_result.content")
         return
     for m, each in enumerate(content):
-        kind = each.get("type") if isinstance(each, Mapping) else None
+        kind = kind_of(each)
         if kind not in _IN_A_RESULT:
             message = f"Input tag '{kind}' does not match any of the expected tags"
             yield place.error(n, message, f"tool_result.content.{m}")
@@ -301,6 +366,21 @@ def search_results_alone(block: Block, n: int, place: Place) -> Iterator[Finding
             yield place.error(n, message, "tool_result.content")
 
 
+def browser_tabs(block: Block, n: int, place: Place) -> Iterator[Finding]:
+    """
+    Of a browser's tabs one is active; changes are left out rather than empty.
+
+    Source: Messages API documentation, Browser toolset, 2026-11.
+    """
+    tabs = block.get("tabs")
+    if isinstance(tabs, list) and tabs:
+        active = sum(isinstance(tab, Mapping) and tab.get("active") is True for tab in tabs)
+        if active != 1:
+            yield place.warning(n, f"exactly one tab is active, not {active}", "browser_state.tabs")
+    if block.get("state_changes") == []:
+        yield place.warning(n, "leave the key out where nothing changed", "browser_state.state_changes")
+
+
 def compaction_content(block: Block, n: int, place: Place) -> Iterator[Finding]:
     """
     A compaction holds words, or null where it failed.
@@ -316,10 +396,11 @@ _SERVER_RESULT: Final = (*_ANY, caller_given)
 
 OF_A_BLOCK: Final[Mapping[str, Sequence[Rule]]] = {
     **dict.fromkeys(codec.KEYS, _ANY),
-    "text": (*_ANY, text_is_string),
+    "text": (*_ANY, text_is_string, citations_shape),
     "image": (*_ANY, source_shape, image_bytes, image_side),
-    "document": (*_ANY, source_shape),
-    "search_result": (*_ANY, search_result_content),
+    "document": (*_ANY, source_shape, citing_shape),
+    "search_result": (*_ANY, search_result_content, citing_shape),
+    "browser_state": (*_ANY, browser_tabs),
     "tool_use": (*_ANY, tool_ids, tool_call_shape, caller_given),
     "tool_result": (*_ANY, tool_ids, result_shape, search_results_alone),
     "server_tool_use": (*_ANY, server_tool_ids, tool_call_shape, caller_given),
@@ -355,8 +436,8 @@ def check_blocks(blocks: Sequence[Any], place: Place) -> list[Finding]:
     """Hold a list of blocks, and what stands in them, to the rules of their types."""
     found: list[Finding] = []
     for n, block in enumerate(blocks):
-        kind = block.get("type") if isinstance(block, Mapping) else None
-        for rule in OF_A_BLOCK.get(kind, _OF_AN_UNKNOWN) if isinstance(kind, str) else _OF_AN_UNKNOWN:
+        kind = kind_of(block)
+        for rule in OF_A_BLOCK.get(kind or "", _OF_AN_UNKNOWN):
             found += named(rule, rule(block if isinstance(block, Mapping) else {}, n, place))
         if isinstance(block, Mapping) and kind in _HOLDING:
             for rest, held in inner(block):

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from conversation_store.api.rules.blocks import EXTRA, check_blocks
+from conversation_store.api.rules.blocks import EXTRA, check_blocks, kind_of
 from conversation_store.api.rules.findings import Finding, error, named, warning
 from conversation_store.api.rules.places import Place
 from conversation_store.record.codec import ROLES
@@ -119,8 +119,8 @@ def block_in_place(message: Message) -> Iterator[Finding]:
     """Each kind of block belongs to certain roles. Source: Messages API documentation, Content blocks, 2026-11."""
     place, speaker = message.place, message.role
     for n, block in enumerate(message.blocks):
-        kind = block.get("type") if isinstance(block, Mapping) else None
-        if not isinstance(kind, str):
+        kind = kind_of(block)
+        if kind is None:
             continue
         if speaker == "system":
             if kind not in _SYSTEM:

@@ -15,9 +15,9 @@ from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from attrs import Factory, define, evolve, frozen
+from attrs import Factory, define, evolve
 
-from conversation_store.api.rules.blocks import inner, measured
+from conversation_store.api.rules.blocks import inner, kind_of, measured
 from conversation_store.api.rules.findings import Finding, error, named
 from conversation_store.api.rules.messages import Message, check_shape
 from conversation_store.api.rules.places import Place
@@ -25,6 +25,8 @@ from conversation_store.api.rules.places import Place
 SERVER_CALLS: Final = frozenset({"server_tool_use", "mcp_tool_use"})
 MANY_IMAGE_SIDE: Final = 2000
 """Pixels a side may have in a request of many images."""
+MANY_PAGES: Final = 100
+"""Pages that a PDF may have for every model."""
 
 
 def is_server_result(kind: object) -> bool:
@@ -49,8 +51,7 @@ class Call(NamedTuple):
         return f"messages.{self.message}.content.{self.block}"
 
 
-@frozen
-class Marked:
+class Marked(NamedTuple):
     """Something in the messages that some settings refuse or count: where it is, and a word on what it is."""
 
     path: str
@@ -61,7 +62,7 @@ class Marked:
 Marks: TypeAlias = dict[str, list[Marked]]
 
 
-@define
+@define(eq=False, repr=False)
 class Outline:
     """
     The messages so far, as far as rules care.
@@ -144,6 +145,10 @@ class Outline:
         self.last_role, self.last = role, None
         return True
 
+    def pass_to(self, count: int, role: str) -> None:
+        """Take in all of a run of mere texts of which the first was passed by; *role* is the last one's."""
+        self.count, self.last_role = count, role
+
     def take_ordinary(self, role: str, blocks: Sequence[Any], turn: int) -> bool:
         """Take in a message of a turn of its own that is ordinary and in order; say whether it was."""
         taken = self._take_calls(blocks, turn) if role == "assistant" else self._take_results(blocks)
@@ -207,6 +212,11 @@ class Outline:
         """Note where something is that some settings refuse or count."""
         self.marks.setdefault(what, []).append(Marked(place.at(n, rest), place.turn_of(n), word))
 
+    def mark_once(self, what: str, place: Place, n: int) -> None:
+        """Note the first place of something that is told of once."""
+        if what not in self.kinds:
+            self.mark(what, place, n)
+
     def _note(self, message: Message) -> None:
         """Note what some settings refuse or count."""
         place = message.place
@@ -221,7 +231,7 @@ class Outline:
         for n, block in enumerate(blocks):
             if not isinstance(block, Mapping):
                 continue
-            kind = block.get("type")
+            kind = kind_of(block)
             if block.get("cache_control"):
                 marker = block["cache_control"]
                 ttl = (marker.get("ttl") or "5m") if isinstance(marker, Mapping) else "5m"
@@ -259,7 +269,7 @@ def _length(source: Any, place: Place) -> int:
 
 def _note_document(outline: Outline, block: Mapping[str, Any], n: int, place: Place) -> None:
     citing = (block.get("citations") or {}).get("enabled") if isinstance(block.get("citations"), Mapping) else False
-    outline.mark(f"{'citing' if citing else 'silent'}_{block['type']}", place, n)
+    outline.mark_once(f"{'citing' if citing else 'silent'}_{block['type']}", place, n)
     if block["type"] != "document":
         return
     if place.role == "assistant":
@@ -267,16 +277,18 @@ def _note_document(outline: Outline, block: Mapping[str, Any], n: int, place: Pl
     source = block.get("source")
     outline.attached += _length(source, place)
     found = measured(source, place) if isinstance(source, Mapping) else None
-    if found is not None and found.pages:
+    if found is not None and (found.pages or 0) > MANY_PAGES:
         outline.mark("pdf", place, n, str(found.pages), "document.source.base64")
 
 
 def _note_reference(outline: Outline, block: Mapping[str, Any], n: int, place: Place) -> None:
-    outline.mark("tool_reference", place, n, str(block.get("tool_name")))
+    name = str(block.get("tool_name"))
+    if all(mark.word != name for mark in outline.marked("tool_reference")):
+        outline.mark("tool_reference", place, n, name)
 
 
 def _note_kind(outline: Outline, block: Mapping[str, Any], n: int, place: Place) -> None:
-    outline.mark(block["type"], place, n)
+    outline.mark_once(block["type"], place, n)
 
 
 NOTED: Final[Mapping[Any, Callable[[Outline, Mapping[str, Any], int, Place], None]]] = {
@@ -325,7 +337,7 @@ def _take_in_user(outline: Outline, message: Message) -> None:
 def _take_in_assistant(outline: Outline, message: Message) -> None:
     place = message.place
     for n, block in enumerate(message.blocks):
-        kind = block.get("type") if isinstance(block, Mapping) else None
+        kind = kind_of(block)
         if kind == "tool_use" or kind in SERVER_CALLS:
             call = _call_of(block, n, place)
             outline.ids[call.id] = None
@@ -345,7 +357,7 @@ def _call_of(block: Mapping[str, Any], n: int, place: Place) -> Call:
         message=place.message,
         block=n,
         turn=place.turn_of(n),
-        caller=caller.get("tool_id") if isinstance(caller, Mapping) else None,
+        caller=str(caller.get("tool_id")) if isinstance(caller, Mapping) else None,
         toolset=toolset if isinstance(toolset, str) else None,
     )
 
@@ -499,7 +511,8 @@ def ids_unique(outline: Outline, message: Message) -> Iterator[Finding]:
     """
     here: set[str] = set()
     for n, block in enumerate(message.blocks):
-        if isinstance(block, Mapping) and (block.get("type") == "tool_use" or block.get("type") in SERVER_CALLS):
+        kind = kind_of(block)
+        if kind == "tool_use" or kind in SERVER_CALLS:
             name = str(block.get("id"))
             if name in outline.ids or name in here:
                 yield message.place.error(n, "`tool_use` ids must be unique", fix="set_aside")
@@ -514,7 +527,7 @@ def server_results_asked_for(outline: Outline, message: Message) -> Iterator[Fin
     """
     waiting = set(outline.waiting)
     for n, block in enumerate(message.blocks):
-        kind = block.get("type") if isinstance(block, Mapping) else None
+        kind = kind_of(block)
         if kind in SERVER_CALLS:
             waiting.add(str(block.get("id")))
         elif kind != "tool_result" and is_server_result(kind):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from attrs import Factory, evolve, frozen
 
@@ -11,8 +11,7 @@ from conversation_store.api.rules.findings import Finding, Fix, error, warning
 from conversation_store.record.media import Media
 
 
-@frozen
-class Attachment:
+class Attachment(NamedTuple):
     """
     A long string of a message that is not in its bytes.
 

@@ -6,6 +6,7 @@ import os
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 
 from conversation_store.api.request import Insert, Messages, Part, Piece
@@ -13,6 +14,7 @@ from conversation_store.api.rules.messages import Message, message_of
 from conversation_store.api.rules.order import Outline
 from conversation_store.api.rules.ordinary import is_ordinary
 from conversation_store.api.rules.places import Attachment, Place
+from conversation_store.errors import CodecError
 from conversation_store.record import canonical
 
 _TOKEN: Final = os.urandom(8).hex()
@@ -35,21 +37,32 @@ Written as a list, it is nothing but that text where no other brace and no other
 
 
 def grow(outline: Outline, messages: Messages) -> None:
-    """Take in the messages that are complete and were not looked at yet."""
-    closed, buffer, roles = messages.closed, messages.buffer, messages.roles
-    for n in range(outline.count, len(closed)):
-        first, end = closed[n]
-        start = closed[n - 1][1] + 1 if n else messages.begin
+    """
+    Take in the messages that are complete and were not looked at yet.
+
+    A fresh process does this before its first request, so runs of mere texts are counted and taken in at once.
+    """
+    closed, buffer, roles, known = messages.closed, messages.buffer, messages.roles, outline.count
+    after = closed[known - 1][1] + 1 if known else messages.begin
+    passing = False
+    for n, (first, end) in enumerate(islice(closed, known, None), known):
+        start, after = after, end + 1
         found = _mere_text(buffer, start)
-        if found is not None and (found[1] is None or _holds_one_text(buffer, start, end)):
-            if not outline.pass_by(roles[first]):
-                outline.take(_mere(roles[first], n, first), mere=True)
+        if found is not None and (found.lastindex is None or _holds_one_text(buffer, start, end)):
+            if not passing:
+                passing = outline.pass_by(roles[first])
+                if not passing:
+                    outline.take(_mere(roles[first], n, first), mere=True)
             continue
+        if passing:
+            outline.pass_to(n, roles[first - 1])
+            passing = False
         pieces = _pieces(messages, start, end)
         turns = (closed[n + 1][0] if n + 1 < len(closed) else messages.first_open) - first
-        if turns == 1 and _take_ordinary(outline, pieces, first):
-            continue
-        outline.take(_read(pieces, n, first, turns, ours=not messages.is_models(first)))
+        if turns > 1 or not _take_ordinary(outline, pieces, first):
+            outline.take(_read(pieces, n, first, turns, ours=not messages.is_models(first)))
+    if passing:
+        outline.pass_to(len(closed), roles[messages.first_open - 1])
 
 
 def _holds_one_text(buffer: bytearray, start: int, end: int) -> bool:
@@ -111,7 +124,10 @@ def _read(pieces: Sequence[Piece], n: int, turn: int | None, turns: int, *, ours
             parts.append(name.encode())
         else:
             parts.append(piece)
-    value = canonical.object_of(parts[0] if len(parts) == 1 else b"".join(parts))
+    try:
+        value = canonical.object_of(parts[0] if len(parts) == 1 else b"".join(parts))
+    except CodecError:
+        value = {}  # results gathered beside a turn of no blocks: a broken history, and found to be one
     plain = isinstance(value.get("content"), str)
     place = Place(f"messages.{n}.content", str(value.get("role")), n, turn, turns, ours, plain, attachments)
     return message_of(value, place)

@@ -524,7 +524,8 @@ def mcp_servers(asked: Asked) -> Iterator[Finding]:
         yield error("mcp_servers", "Input should be a valid list")
         return
     tools = asked.params.get("tools")
-    used = [each.get("mcp_server_name") for each in tools or () if isinstance(each, Mapping)]
+    entries = tools if isinstance(tools, list) else []
+    used = [each.get("mcp_server_name") for each in entries if isinstance(each, Mapping)]
     for n, server in enumerate(servers):
         if not isinstance(server, Mapping):
             yield error(f"mcp_servers.{n}", _DICTIONARY)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from conversation_store.api.rules.asked import Asked
+from conversation_store.api.rules.blocks import kind_of
 from conversation_store.api.rules.findings import Finding, error, warning
 from conversation_store.api.rules.order import (
     MANY_IMAGE_SIDE,
@@ -165,12 +166,18 @@ def user_citations(asked: Asked) -> Iterator[Finding]:
 
 def system_role(asked: Asked) -> Iterator[Finding]:
     """Some models take system messages. Source: Mid-conversation system messages, 2026-10."""
-    marks = asked.outline.marked("system")
-    if marks and asked.model is not None and not asked.model.system_role:
+    if asked.model is not None and not asked.model.system_role:
         make = warning if "system_role" in asked.model.uncertain else error
-        for mark in marks:
+        for mark in asked.outline.marked("system"):
             message = "role 'system' is not supported on this model"
             yield make(mark.path, message, turn=mark.turn, fix="move_system")
+
+
+def system_effort(asked: Asked) -> Iterator[Finding]:
+    """Some models change their effort midway. Source: Messages API documentation, Effort, 2026-10."""
+    if asked.model is not None and not asked.model.system_effort and "output_config" in asked.outline.kinds:
+        for mark in asked.outline.marked("output_config"):
+            yield warning(mark.path, "this model does not change its effort midway", turn=mark.turn)
 
 
 def clear_at_beta(asked: Asked) -> Iterator[Finding]:
@@ -227,7 +234,7 @@ def _ends_open(asked: Asked) -> bool:
 
 def _is_continued(asked: Asked) -> bool:
     """Say whether it ends with an answer that was paused or handed over, which is gone on with and is no prefill."""
-    kind = _final(asked.outline).get("type")
+    kind = kind_of(_final(asked.outline))
     paused = kind in SERVER_CALLS or (kind != "tool_result" and is_server_result(kind))
     credited = asked.params.get("fallback_credit_token") is not None or asked.params.get("compaction") is not None
     return paused or credited or kind in ("compaction", "fallback")
@@ -275,7 +282,7 @@ def prefill_alone(asked: Asked) -> Iterator[Finding]:
     if part_of(asked, "thinking").get("type") not in (None, "disabled"):
         yield error(path, "a prefill cannot be used with thinking", turn=turn)
     if part_of(asked, "output_config").get("format") is not None:
-        yield error("output_config.format", "structured outputs cannot be combined with prefill", turn=turn)
+        yield error(path, "a prefill cannot be used with output_config.format", turn=turn)
 
 
 def calls_answered(asked: Asked) -> Iterator[Finding]:
@@ -322,6 +329,7 @@ OF_THE_WHOLE: Final[Sequence[Callable[[Asked], Iterator[Finding]]]] = (
     assistant_documents,
     user_citations,
     system_role,
+    system_effort,
     clear_at_beta,
     message_betas,
     citations_together,

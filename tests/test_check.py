@@ -11,6 +11,7 @@ import pytest
 from conversation_store import Client, Conversation, Store
 from conversation_store.api.rules import reading
 from conversation_store.errors import BadRequestError, RuleViolationError
+from conversation_store.record import canonical
 from conversation_store.testing import Answer, Fault, MessagesAPI
 from tests import pictures
 from tests.asks import OLD, SONNET, Block, assistant, call, result, system, text, tool, user
@@ -132,9 +133,8 @@ def test_what_came_from_the_api_passes(chat: Conversation, api: MessagesAPI) -> 
 
 def test_pictures_are_counted_and_measured_where_they_are_kept(chat: Conversation, store: Store) -> None:
     """Over the history, in another process too; nothing is read but what was noted with them."""
-    noise = {"padding": 3000}
-    large = base64.b64encode(pictures.png(2001, 2, **noise)).decode()
-    small = base64.b64encode(pictures.png(8, 8, **noise)).decode()
+    large = base64.b64encode(pictures.png(2001, 2, padding=3000)).decode()
+    small = base64.b64encode(pictures.png(8, 8, padding=3000)).decode()
 
     def shown(data: str) -> Block:
         return {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
@@ -170,7 +170,7 @@ def test_each_turn_is_looked_at_once(chat: Conversation, monkeypatch: pytest.Mon
         chat.append(user("Hi"), assistant(call(f"toolu_{n}")), user(result(f"toolu_{n}")), assistant(text()))
     chat.user("Hi")
     looked: list[int] = []
-    read = reading.canonical.object_of
+    read = canonical.object_of
 
     class Counting:
         """Stands in for the reader of JSON."""
