@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pytest
 
+from conversation_store import Store
 from conversation_store.testing import Answer, Fault, MessagesAPI, Streaming
 from conversation_store.testing.streams import event
 from tests.cli import terminals
@@ -233,6 +234,10 @@ def test_a_pause_is_gone_on_with_under_one_heading(url: str, api: MessagesAPI) -
     paused = Answer([{"type": "text", "text": "Let me look."}, SEARCH], stop_reason="pause_turn")
     rest = Answer([result, {"type": "text", "text": "Six legs."}])
     api.answer(paused, rest, paused, rest)
+    with Store(url) as store:
+        for key in ("one", "two"):
+            tools = [{"type": "web_search_20250305", "name": "web_search"}]
+            store.open(key, model="claude-sonnet-5-5", max_tokens=64, tools=tools)
     with Terminal("chat", "one", "--database", url, env=reaching(api)) as terminal:
         terminal.until("you> ")
         terminal.type("What is an ant?")
