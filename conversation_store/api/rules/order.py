@@ -160,29 +160,31 @@ class Outline:
     def _take_calls(self, blocks: Sequence[Any], turn: int) -> bool:
         if self.waiting or self.last_role != "user" or len(self.answered) < len(self.calls):
             return False
-        calls = {
-            block["id"]: Call(block["id"], block["name"], self.count, n, turn)
-            for n, block in enumerate(blocks)
-            if block["type"] == "tool_use"
-        }
-        ids = self.ids
-        if any(name in ids for name in calls) or len(calls) < sum(block["type"] == "tool_use" for block in blocks):
-            return False
-        ids.update(dict.fromkeys(calls))
+        calls: dict[str, Call] = {}
+        for n, block in enumerate(blocks):
+            if block["type"] == "tool_use":
+                name = block["id"]
+                if name in self.ids or name in calls:
+                    return False
+                calls[name] = Call(name, block["name"], self.count, n, turn)
+        self.ids.update(dict.fromkeys(calls))
         self.calls, self.answered, self.late = calls, set(), False
         return True
 
     def _take_results(self, blocks: Sequence[Any]) -> bool:
         if self.waiting or self.last_role != "assistant":
             return False
-        results = [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
-        first = results and [block["tool_use_id"] for block in blocks[: len(results)] if block["type"] == "tool_result"]
-        answered = set(results)
-        if len(first) < len(results) or len(answered) < len(results) or not answered <= self.calls.keys():
-            return False
-        if any(self.calls[name].toolset for name in answered):
-            return False
-        self.answered, self.late = answered, len(results) < len(blocks)
+        answered: set[str] = set()
+        late = False
+        for block in blocks:
+            if block["type"] != "tool_result":
+                late = True
+                continue
+            call = self.calls.get(block["tool_use_id"])
+            if late or call is None or call.toolset or call.id in answered:
+                return False
+            answered.add(call.id)
+        self.answered, self.late = answered, late
         return True
 
     def take(self, message: Message, *, mere: bool = False) -> None:
