@@ -15,7 +15,7 @@ from hashlib import sha256
 from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
 
-from conversation_store import exchanges, history, pending, preflight, tools
+from conversation_store import exchanges, history, pending, preflight, tokens, tools
 from conversation_store.api.client import Client
 from conversation_store.api.request import Request
 from conversation_store.api.rules import Finding
@@ -51,6 +51,7 @@ from conversation_store.storage.engine import Database
 from conversation_store.storage.log import Kept
 from conversation_store.storage.tables import NO_TOKEN
 from conversation_store.streaming import JournalMode, Stream
+from conversation_store.tokens import Tokens
 from conversation_store.tools import Tool
 
 Recovery: TypeAlias = Literal["resend", "keep_partial", "give_up"]
@@ -702,6 +703,32 @@ class Conversation:
         if not history.proves(self._history.entry(position), sha256(body).digest()):
             raise CodecError(f"the body of exchange {position} cannot be proved: something in it was erased or changed")
         return body
+
+    def tokens(self) -> Tokens:
+        """
+        Account for the tokens of the next request as it stands, turn by turn, from what answers recorded.
+
+        Nobody is asked: what no answer brackets is estimated, and marked so. ``count_tokens`` asks the API.
+        """
+        return tokens.tokens(self._history)
+
+    def count_tokens(self, *content: Content, **overrides: Any) -> int:
+        """
+        Ask the API how many tokens the prompt of the next request has. Free of charge; nothing is written.
+
+        Args:
+            content: As for ``send``.
+            overrides: As for ``send``.
+
+        Raises:
+            ContentError: Something is no content.
+            APIError: The API refused, or cannot be reached.
+        """
+        client = self._client()
+        said = Said(content=content, overrides=overrides, check=False, sending=False)
+        request = preflight.counting(self._history, said)
+        body = request if request.streams else request.body
+        return client.count_tokens(body, version=request.version, betas=request.betas)
 
     def explain_cache(self, exchange: Exchange | int | None = None) -> CacheReport:
         """

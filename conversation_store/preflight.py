@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, Final
 
 from attrs import frozen
 
@@ -167,6 +167,42 @@ def _draft(history: History, said: Said) -> _Draft:
         findings=rules.check_request(asked),
         lifetime=None if own else lifetime,
     )
+
+
+COUNTED: Final = frozenset(
+    {
+        "model",
+        "system",
+        "tools",
+        "tool_choice",
+        "thinking",
+        "output_config",
+        "cache_control",
+        "speed",
+        "context_management",
+        "mcp_servers",
+        "compaction",
+    }
+)
+"""The parameters that tokens are counted with. Source: Messages API documentation, Token counting, 2026-10."""
+
+
+def counting(history: History, said: Said) -> Request:
+    """
+    Build the request that asks for the number of its tokens; nothing is written.
+
+    Raises:
+        ContentError: Something is no content or no setting.
+        ConfigurationError: A secret that is to be sent is not known here.
+    """
+    draft = _draft(history, said)
+    members = canonical.members(draft.body)
+    asked = {name: draft.body[each.start : each.end] for name, each in members.items() if name in COUNTED}
+    body = canonical.compose(asked)
+    secrets = {**history.known_secrets, **draft.secrets}
+    requests.need_secrets(body, secrets)
+    parts = [_part(history, origin, Detached(body=wire)) for origin, wire in draft.new]
+    return history.messages.request(parts, body, version=draft.version, betas=draft.betas, secrets=secrets)
 
 
 def plan(history: History, said: Said) -> Planned:

@@ -182,7 +182,7 @@ SUMMARY: Final = {"type": "compaction", "content": "They spoke of ants."}
 SERVER: Final = {"type": "url", "name": "ants", "url": "https://ants.example"}
 TOOLSET: Final = {"type": "mcp_toolset", "mcp_server_name": "ants"}
 RUN: Final = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "code_execution", "input": {"code": "1"}}
-BY_CODE: Final = {"caller": {"type": "code_execution_20260120", "tool_id": "srvtoolu_1"}}
+BY_CODE: Final[Mapping[str, Any]] = {"caller": {"type": "code_execution_20260120", "tool_id": "srvtoolu_1"}}
 THINK: Final = {"type": "enabled", "budget_tokens": 1024}
 
 
