@@ -34,6 +34,7 @@ from conversation_store.errors import (
     ToolOutcomeError,
 )
 from conversation_store.history import History, Options, settings_draft, turn_draft
+from conversation_store.mending import Mended, mend
 from conversation_store.pending import Pending, Terms
 from conversation_store.preflight import Said, message_faults, origin_of
 from conversation_store.record import canonical, codec
@@ -703,6 +704,38 @@ class Conversation:
         if not history.proves(self._history.entry(position), sha256(body).digest()):
             raise CodecError(f"the body of exchange {position} cannot be proved: something in it was erased or changed")
         return body
+
+    def mend(self, finding: Finding, *content: Content, prefill: str | None = None, **overrides: Any) -> Mended:
+        """
+        Do what a finding's ``fix`` names, by a new view or another turn: nothing of the record is touched.
+
+        ``answer_call`` answers the open calls of a turn with an error result, ``set_aside`` leaves a turn out (and
+        with its calls their results), ``trim`` takes white space from the end of the assistant's words,
+        ``move_system`` moves a system message to where it may stand, or its words into the system prompt, and
+        ``drop_thinking`` leaves all thinking so far out.
+
+        Args:
+            finding: One that ``check`` gave, or that a ``RuleViolationError`` has.
+            content: What was to be said then.
+            prefill: The prefill of then; where the finding is about it, the mended one is in the answer.
+            overrides: The settings for that request alone.
+
+        Returns:
+            What was done, in words and as turns.
+
+        Raises:
+            ContentError: The finding does not hold any more, or nothing mechanical mends it.
+            ConflictError, BusyError: As ``user``.
+        """
+        found = [
+            *self.check(*content, prefill=prefill, **overrides),
+            *preflight.findings(
+                self._history, Said(content=content, prefill=prefill, overrides=overrides, check=False, looking=True)
+            ),
+        ]
+        if (finding.rule, finding.path, finding.turn) not in [(each.rule, each.path, each.turn) for each in found]:
+            raise ContentError(finding.path, "this finding does not hold any more: check() again")
+        return mend(self._history, finding, prefill)
 
     def tokens(self) -> Tokens:
         """

@@ -36,7 +36,7 @@ from conversation_store.record.blocks import ToolResult, ToolUse
 from conversation_store.record.chain import Entry, draft
 from conversation_store.record.exchange import Exchange, State
 from conversation_store.record.reply import Reply
-from conversation_store.record.turns import PREFILL_MARK, Turn, fields_of, splices_of, turn_of
+from conversation_store.record.turns import PREFILL_MARK, Turn, fields_of, splices_of, turn_of, without_thinking
 from conversation_store.record.view import View
 from conversation_store.storage import blobs, identity, ledger, log
 from conversation_store.storage.blobs import Blob
@@ -113,6 +113,12 @@ def add_messages(
         first, last = max(span.first, since), span.upto(length)
         found = log.read_wires(connection, span.conversation, first, last)
         rows = [row for row in found if PREFILL_MARK not in row[1]]
+        if not span.thinking:
+            rows = [
+                (position, shorter, body)
+                for position, header, body in rows
+                if (shorter := without_thinking(header, body)) is not None
+            ]
         spliced = [n for n, (_, header, _) in enumerate(rows) if b'"splices"' in header]
         used = blobs.used(connection, span.conversation, first, last) if spliced else {}
         at = 0
@@ -130,8 +136,11 @@ def turns(database: Database, connection: Connection, spans: View, length: int) 
     found = []
     for span in spans:
         for entry in log.read_turns(connection, span.conversation, span.first, span.upto(length)):
-            if PREFILL_MARK not in entry.header:
-                found.append(turn(database, span.conversation, entry))  # noqa: PERF401 - reads better
+            if PREFILL_MARK in entry.header:
+                continue
+            header = entry.header if span.thinking else without_thinking(entry.header, entry.body or b"")
+            if header is not None:
+                found.append(turn(database, span.conversation, evolve(entry, header=header)))
     return found
 
 
@@ -615,18 +624,27 @@ class History:
             self.refresh()
         return found
 
-    def append(self, drafts: Sequence[Entry], uses: Uses | None = None, *, settings: int | None = None) -> Commit:
+    def append(
+        self,
+        drafts: Sequence[Entry],
+        uses: Uses | None = None,
+        *,
+        settings: int | None = None,
+        view: int | None = None,
+    ) -> Commit:
         """
-        Append entries that concern no exchange.
+        Append entries that concern no exchange; *settings* and *view* are the index of the draft that tells those.
 
         Raises:
             As ``refuse_busy`` and ``write``.
         """
         self.refuse_busy()
-        commit = self.prepare(drafts, uses, settings=settings)
+        commit = self.prepare(drafts, uses, settings=settings, view=view)
         self.write(partial(exchanges.append, commit=commit), commit, uses)
         if settings is not None:
             self._settings = None
+        if view is not None:
+            self.forget_view()
         return commit
 
     def append_whenever(self, draft: Entry, work: Callable[..., object] = exchanges.append) -> None:

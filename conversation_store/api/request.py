@@ -501,7 +501,7 @@ class Messages:
         escaped = b"\\u00" in body and _escaped_letter.search(body) is not None
         if escaped or b'"tool_use"' in body:
             self.calling.append(n)
-        if escaped or b'thinking"' in body:
+        if (escaped or b'thinking"' in body) and b'"thinking":false' not in header:
             self.thinking.append(n)
 
     def _close(self) -> None:

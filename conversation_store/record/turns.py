@@ -226,16 +226,7 @@ def model_turn(
     body = opening + content + b"}"
     starts = [len(opening) + block.start for block in blocks]
     ends = [len(opening) + block.end for block in blocks]
-    left_out = []
-    for n in omit:
-        kept_before = [each for each in range(n) if each not in omit]
-        if any(each not in omit for each in range(n + 1, len(blocks))):
-            left_out.append([starts[n], starts[n + 1] - starts[n]])
-        elif kept_before:
-            start = ends[n - 1]
-            left_out.append([start, ends[n] - start])
-        else:
-            left_out.append([starts[n], ends[n] - starts[n]])
+    left_out = _left_out(starts, ends, omit)
     ours: list[list[int]] = []
     if prefill is not None:
         at, added = _joined(content, prefill, omit)
@@ -244,6 +235,53 @@ def model_turn(
         ours = [[at, len(added)]]
         left_out = [[start + len(added) if start >= at else start, length] for start, length in left_out]
     return body, ours, left_out
+
+
+def _left_out(starts: Sequence[int], ends: Sequence[int], omit: Sequence[int]) -> list[list[int]]:
+    """Say which bytes go when some blocks of an array are left out, each with the comma that goes with it."""
+    left_out = []
+    for n in omit:
+        kept_before = [each for each in range(n) if each not in omit]
+        if any(each not in omit for each in range(n + 1, len(starts))):
+            left_out.append([starts[n], starts[n + 1] - starts[n]])
+        elif kept_before:
+            start = ends[n - 1]
+            left_out.append([start, ends[n] - start])
+        else:
+            left_out.append([starts[n], ends[n] - starts[n]])
+    return left_out
+
+
+THINKING: Final = frozenset({"thinking", "redacted_thinking"})
+
+
+def without_thinking(header: bytes, body: bytes) -> bytes | None:
+    """
+    Write a turn's header so that it is sent without its thinking.
+
+    Returns:
+        The header, in which thinking is among the spans left out; None where nothing of the turn would be left.
+    """
+    content = canonical.members(body)["content"]
+    if not isinstance(content.value, list):
+        return header
+    blocks = canonical.items(body[content.start : content.end])
+    starts = [content.start + block.start for block in blocks]
+    ends = [content.start + block.end for block in blocks]
+    before = spans_of(header, "omit")
+    thinking = {n for n, block in enumerate(blocks) if isinstance(block.value, dict) and _thinks(block.value)}
+    if not thinking:
+        return header
+    omit = [n for n in range(len(blocks)) if n in thinking or any(start <= starts[n] < end for start, end in before)]
+    if len(omit) == len(blocks):
+        return None
+    fields = {**fields_of(header), "omit": _left_out(starts, ends, omit), "thinking": False}
+    return canonical.header(fields)
+
+
+def _thinks(block: Mapping[str, Any]) -> bool:
+    kind = block.get("type")
+    return isinstance(kind, str) and kind in THINKING
 
 
 def _is_text(block: object) -> bool:

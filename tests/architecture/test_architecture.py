@@ -31,7 +31,7 @@ FLOORS: Final = (
         "audit",
         "migrations",
     },
-    {"pending", "sending", "streaming", "conversation"},
+    {"mending", "pending", "sending", "streaming", "conversation"},
     {"store"},
     {"aio", "cli", "viewer", "testing", "integrations"},
     {PACKAGE},  # the package itself offers names of all the rooms

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from attrs import Factory, define, evolve
 
 from conversation_store.api.rules.blocks import inner, kind_of, measured
-from conversation_store.api.rules.findings import Finding, error, named
+from conversation_store.api.rules.findings import Finding, Fix, error, named
 from conversation_store.api.rules.messages import Message, check_shape
 from conversation_store.api.rules.places import Place
 
@@ -576,7 +576,8 @@ def first_is_user(outline: Outline, message: Message) -> Iterator[Finding]:
     compacted = isinstance(first, Mapping) and first.get("type") == "compaction"
     if outline.count == 0 and not message.effort_only and not compacted:
         why = 'first message must use the "user" role'
-        yield error(message.below("role"), why, turn=message.place.turn, fix="set_aside")
+        fix: Fix = "move_system" if message.role == "system" else "set_aside"
+        yield error(message.below("role"), why, turn=message.place.turn, fix=fix)
 
 
 Rule: TypeAlias = Callable[[Outline, Message], Iterator[Finding]]
