@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import pairwise
@@ -433,3 +436,29 @@ def test_each_request_begins_with_the_one_before(steps: Sequence[Step], database
 def test_the_look_back_is_that_of_the_documentation() -> None:
     """The numbers that all this rests on."""
     assert (LOOK_BACK, MOST) == (20, 4)
+
+
+RESUMED: Final = """
+import hashlib, sys
+from conversation_store import Store
+url, key = sys.argv[1:]
+with Store(url) as store:
+    chat = store.get(key)
+    print(hashlib.sha256(chat.request(check=False).body).hexdigest())
+    print(hashlib.sha256(chat.request(check=False, prefill="It").body).hexdigest())
+"""
+
+
+def test_another_process_sets_the_same_breakpoints(database_url: str, store: Store, api: MessagesAPI) -> None:
+    """The next body of an open conversation is, byte for byte, that of a process that has just begun."""
+    chat = store.open("telegram:42", cache="auto", **{**SETTINGS, "model": "claude-haiku-4-5"}, tools=[SEARCH, WEATHER])
+    for n in range(4):
+        api.answer(Answer(searches(n * 100, 3 + 4 * n)))
+        chat.send("one")
+        chat.user("two")
+        done = subprocess.run(
+            [sys.executable, "-c", RESUMED, database_url, "telegram:42"], capture_output=True, text=True, check=True
+        )
+        bodies = [chat.request(check=False).body, chat.request(check=False, prefill="It").body]
+        assert done.stdout.split() == [hashlib.sha256(body).hexdigest() for body in bodies]
+        assert bool(marked(json.loads(bodies[0]))) == (3 + 4 * n >= 10)

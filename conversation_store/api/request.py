@@ -793,8 +793,10 @@ def _message(parts: Sequence[Part]) -> list[Piece]:
         return list(parts[0].pieces)
     written: list[Piece] = [_USER + b"["]
     ordered = [part for part in parts if part.gathers] + [part for part in parts if not part.gathers]
-    for n, part in enumerate(ordered):
-        written += [b",", *_items(part.pieces)] if n else _items(part.pieces)
+    for part in ordered:
+        items = _items(part.pieces)
+        if items != [b""]:  # of a turn without content there is nothing to send
+            written += [b",", *items] if len(written) > 1 else items
     return [*written, b"]}"]
 
 

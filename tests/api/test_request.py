@@ -499,3 +499,18 @@ def test_settings_read_back_can_be_given_again() -> None:
     assert not found
     request = Buffer.of([]).request(settings=again.body, secrets=secrets)
     assert parsed(request.body)["mcp_servers"] == SERVERS
+
+
+def test_an_empty_turn_beside_a_result_leaves_no_comma() -> None:
+    """Of a turn without content nothing is sent, and what is left is JSON."""
+    result = b'{"role":"user","content":[{"type":"tool_result","tool_use_id":"toolu_1"}]}'
+    empty = b'{"role":"user","content":[]}'
+    words = b'{"role":"user","content":"Well?"}'
+    for turns in ([result, empty], [empty, result], [result, empty, words], [empty, result, words]):
+        messages = Messages()
+        for n, body in enumerate(turns):
+            header = b'{"gather":true,"origin":"tool"}' if body == result else b'{"origin":"human"}'
+            messages.add((UUID(int=1), n), header, body)
+        sent = canonical.object_of(messages.request([], b"{}", version="2026-10-21", betas=(), secrets={}).body)
+        kinds = [block["type"] for block in sent["messages"][0]["content"]]
+        assert kinds == ["tool_result", *(["text"] if words in turns else [])]
