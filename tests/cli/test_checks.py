@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 import pytest
 
-from conversation_store import Client, Store
+from conversation_store import Client, Conversation, Store
 from conversation_store.api.rules import Fix
 from conversation_store.cli.checks import FIXES
+from conversation_store.errors import CodecError
 from conversation_store.testing import MessagesAPI
 from tests import asks
 from tests.cli import terminals
@@ -236,6 +237,29 @@ def test_a_conversation_in_which_nothing_was_said(url: str) -> None:
     assert "error  model  required\n" in printed
     assert "  price    not known: no model is set\n" in printed
     assert facts("bare", "--database", url, code=1)["model"] is None
+
+
+def test_what_the_cache_needs_was_erased(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything else is told all the same."""
+
+    def erased(_: Conversation) -> NoReturn:
+        raise CodecError("entry 2 was erased")
+
+    with store_at(url) as store:
+        store.open("k", **SETTINGS).user("Hi")
+    monkeypatch.setattr(Conversation, "explain_cache", erased)
+    assert told("k", "--database", url).endswith("  cache    cannot be told any more: entry 2 was erased\n")
+    assert facts("k", "--database", url)["cache"] == {"message": "cannot be told any more: entry 2 was erased"}
+
+
+def test_a_prompt_that_is_too_long(url: str) -> None:
+    """Its share of the context window is told, whatever it is."""
+    with store_at(url) as store:
+        store.open("k", model="claude-haiku-4-5", max_tokens=64).user("word " * 400_000)
+    assert facts("k", "--database", url)["tokens"]["share"] > "1.0000"
+    with store_at(url) as store:
+        store.open("short", **SETTINGS).user("Hi")
+    assert "(estimated), less than 0.01 % of the context window" in told("short", "--database", url)
 
 
 def test_a_pending_conversation(url: str) -> None:
