@@ -44,6 +44,12 @@ def test_every_python_block_runs_as_printed(
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
     printed = capsys.readouterr().out.splitlines()
+    for line in re.findall(r"^# (error .*?) *…?$", README.read_text(encoding="utf-8"), re.MULTILINE):
+        assert any(each.startswith(line) for each in printed), line
+    assert "['sampling_supported'] True" in printed
+    assert "[('messages.1.content', 1, 'set_aside')]" in printed
+    assert "all that the exchange before had written was read" in printed
+    assert any(line.startswith("changed system ") for line in printed)
     assert "C" in printed
     assert "The answer is (C" in printed
     assert "[]" in printed

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from conversation_store.cli.chat import chat
+from conversation_store.cli.checks import check
 from conversation_store.cli.costs import models, usage
 from conversation_store.cli.databases import db
 from conversation_store.cli.demo import demo, resume_demo
@@ -61,7 +62,7 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 1 a finding (verify, db check, demo, replay, models --refresh), 2 usage or "
+    epilog="Exit codes: 0 done, 1 a finding (check, verify, db check, demo, replay, models --refresh), 2 usage or "
     "configuration, 3 not found, 4 database or record, 5 API, 130 interrupted, 141 the reader of the output went away.",
 )
 @click.version_option(VERSION, prog_name=PROGRAM, message="%(prog)s %(version)s")
@@ -69,5 +70,5 @@ def commands() -> None:
     """Conversations of the Messages API, kept in a database: hold them, read them, prove them."""
 
 
-for _command in (demo, resume_demo, chat, listing, show, verify, replay, usage, models, db):
+for _command in (demo, resume_demo, chat, listing, show, check, verify, replay, usage, models, db):
     commands.add_command(_command)

@@ -31,7 +31,7 @@ _SHOWN: Final = Decimal("0.000001")
 _AMPLE: Final = Context(prec=100, rounding=ROUND_HALF_EVEN)
 
 
-def _plain(_: object, __: object, value: Any) -> Any:
+def plain(_: object, __: object, value: Any) -> Any:
     """Say in JSON what a field holds: money as the digits it has, days as ISO 8601."""
     if isinstance(value, Decimal):
         return f"{value:f}"
@@ -41,8 +41,8 @@ def _plain(_: object, __: object, value: Any) -> Any:
 
 
 def _print_json(screen: Screen, rows: Sequence[Totals | Model]) -> None:
-    told = [asdict(row, value_serializer=_plain) for row in rows]
-    screen.paragraph(canonical.header({"": told}).decode()[4:-1])  # ASCII: nothing that a terminal would obey
+    told = [asdict(row, value_serializer=plain) for row in rows]
+    screen.data(canonical.header({"": told}).decode()[4:-1])
 
 
 def _table(screen: Screen, headings: Sequence[str], rows: Sequence[Sequence[str]], *, words: frozenset[int]) -> None:
@@ -67,7 +67,8 @@ def _tokens(count: int) -> str:
     return f"{count // _THOUSAND}k" if count % _THOUSAND == 0 else str(count)
 
 
-def _today() -> date:
+def today() -> date:
+    """Say which day it is, UTC."""
     return datetime.now(UTC).date()
 
 
@@ -82,7 +83,7 @@ def _thinking(model: Model) -> str:
 
 
 def _row(model: Model, *, wide: bool) -> list[str]:
-    price = model.price(min(_today(), model.retires) if model.retires else _today())
+    price = model.price(min(today(), model.retires) if model.retires else today())
     amounts = ("?",) * 3 if price is None else tuple(f"{each:f}" for each in (price.input, price.read, price.output))
     cells = [model.id, _tokens(model.context), _tokens(model.max_output), *amounts, str(model.cache_minimum)]
     return [*cells, *([_thinking(model)] if wide else []), ",".join(_notes_on(model))]
@@ -220,7 +221,7 @@ def models(name: str | None, refresh: bool, as_json: bool) -> int:
 # --- usage ---------------------------------------------------------------------------------------------------------
 
 
-def _money(amount: Decimal) -> str:
+def money(amount: Decimal) -> str:
     """Write USD: every digit up to the sixth, rounded after it."""
     if amount == amount.quantize(_SHOWN, context=_AMPLE):
         return f"{amount:f}"
@@ -232,7 +233,7 @@ def _cells(totals: Totals, by: Sequence[str]) -> list[str]:
     tokens = (totals.input_tokens, totals.read_tokens, writes, totals.output_tokens)
     groups = ["-" if totals.by[name] is None else one_line(_group(name, totals.by[name]), _LONGEST) for name in by]
     unknown = f"+ {totals.unpriced} unknown" if totals.unpriced else ""
-    return [*groups, f"{totals.exchanges:,}", *(f"{each:,}" for each in tokens), _money(totals.cost), unknown]
+    return [*groups, f"{totals.exchanges:,}", *(f"{each:,}" for each in tokens), money(totals.cost), unknown]
 
 
 def _group(name: str, value: object) -> str:

@@ -110,6 +110,19 @@ class Screen:
         margin = " " * indent
         self._file.write("".join(f"{margin}{line}".rstrip(" ") + "\n" for line in text.plain.split("\n")))
 
+    def item(self, label: str, *pieces: Piece, indent: int) -> None:
+        """Print a label and words beside it, from column *indent* on; on a terminal the lines after begin there too."""
+        words = _text(pieces, lines=False)
+        lines = words.wrap(self._console, max(self.width - indent, 1)) if self.is_terminal else [words]
+        for n, line in enumerate(lines):
+            beside = Text("" if n else one_line(label).ljust(indent), style="dim")
+            beside.pad_right(indent - len(beside))
+            self._console.print(Text.assemble(beside, line), soft_wrap=not self.is_terminal)
+
+    def data(self, json: str) -> None:
+        """Print JSON in one line that is whole wherever it goes; what a terminal would obey is spelled."""
+        self._file.write(terminal_safe(json, lines=False) + "\n")
+
     def raw(self, data: bytes) -> None:
         """Write exact bytes; never to a terminal."""
         self._file.flush()

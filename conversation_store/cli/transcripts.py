@@ -39,6 +39,7 @@ OPENING, CLOSING = "⟦", "⟧"
 """Stand around the words of a model's turn that were put in its mouth."""
 
 _FOLDED: Final = 100
+_BEGINNING: Final = 4
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _KIB: Final = 1024
 _SECOND: Final = 1_000_000
@@ -128,6 +129,12 @@ def block_line(block: Block) -> str:
 
 def _within(block: Block) -> str:
     return words_of(block.text) if isinstance(block, Text) else block_line(block)
+
+
+def snippet(turn: Turn, longest: int = 60) -> str:
+    """Quote how a turn begins, in one line; it is still to be made safe for the terminal."""
+    words = " ".join(" ".join(map(_within, turn.content[:_BEGINNING])).split())
+    return words if len(words) <= longest else words[: longest - 1] + "…"
 
 
 def prefill_of(turn: Turn) -> tuple[str, int]:
