@@ -15,7 +15,7 @@ from hashlib import sha256
 from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
 
-from conversation_store import exchanges, history, pending, preflight, tokens, tools
+from conversation_store import exchanges, history, pending, preflight, tokens, tools, views
 from conversation_store.api.client import Client
 from conversation_store.api.request import Request
 from conversation_store.api.rules import Finding
@@ -45,15 +45,16 @@ from conversation_store.record.cost import Totals
 from conversation_store.record.exchange import Exchange, State
 from conversation_store.record.reply import Reply
 from conversation_store.record.turns import Origin, Turn
-from conversation_store.sending import Sending
-from conversation_store.storage import identity, journal, ledger
+from conversation_store.sending import Sending, check_text
+from conversation_store.storage import identity, journal, ledger, log
 from conversation_store.storage.blobs import Blob
 from conversation_store.storage.engine import Database
 from conversation_store.storage.log import Kept
-from conversation_store.storage.tables import NO_TOKEN
+from conversation_store.storage.tables import KEY_BYTES, NO_TOKEN
 from conversation_store.streaming import JournalMode, Stream
 from conversation_store.tokens import Tokens
 from conversation_store.tools import Tool
+from conversation_store.views import Branch, Divergence
 
 Recovery: TypeAlias = Literal["resend", "keep_partial", "give_up"]
 OnUnknown: TypeAlias = Literal["raise", "resend"]
@@ -689,6 +690,118 @@ class Conversation:
             self._append_turns([(Origin.SYNTHETIC, wire, {"reason": f"exchange {last.position} broke off"})])
             said = Said(overrides=known.overrides_of(last), stream=stream)
         return pending.begin(known, preflight.plan(known, said), terms, retry_of=first)
+
+    # --- views -----------------------------------------------------------------------------------------------------
+
+    def fork(self, at: Turn | int | None = None, *, key: str | None = None) -> Conversation:
+        """
+        Begin a new conversation that goes on from here, or from an earlier turn; nothing is copied.
+
+        Args:
+            at: The last turn they share: a ``Turn``, or an index into ``turns``; None for all there is.
+            key: The host's name for the new one; None for none.
+
+        Raises:
+            ContentError: There is no such turn, the key is taken, or a call would be parted from its result.
+        """
+        known = self._history
+        self.refresh()
+        if key is not None:
+            check_text("key", key, KEY_BYTES)
+        made = views.fork(known, None if at is None else views.place_of(known, at, "at"), key)
+        if made is None:
+            raise ContentError("key", "there is a conversation of this key already")
+        with known.database.read() as connection:
+            kept = log.find(connection, known.kept.scope, made)
+        if kept is None:
+            raise NotFoundError(str(made))
+        forked = Conversation(known.database, kept, known.options)
+        forked.know_secrets(known.secrets)
+        return forked
+
+    def rewind(self, to: Turn | int | None) -> None:
+        """
+        Go back: what was said after a turn is not sent any more; it stays in the record.
+
+        Args:
+            to: The last turn that stays, a ``Turn`` or an index into ``turns``; None leaves none.
+
+        Raises:
+            ContentError: There is no such turn, or a call would be parted from its result.
+            ConflictError, BusyError: As ``user``.
+        """
+        known = self._history
+        views.rewind(known, None if to is None else views.place_of(known, to, "to"))
+
+    def edit(self, turn: Turn | int, *content: Content) -> Turn:
+        """
+        Say a turn otherwise: what came after it is not sent any more, and the new turn stands in its place.
+
+        An assistant's turn becomes a synthetic one.
+
+        Raises:
+            ContentError: There is no such turn, or something is no content.
+            RuleViolationError: It is empty, blank or out of place.
+            ConflictError, BusyError: As ``user``.
+        """
+        known = self._history
+        old = views.read_turn(known, views.place_of(known, turn, "turn"))
+        wire = codec.wire(old.role, content)
+        _refuse(message_faults(wire, ""))
+        about = {"reason": f"in the place of turn {old.position}"}
+        return known.turn(views.edit(known, old, origin_of(old.role, wire), wire, about).entries[0])
+
+    def regenerate(self, **overrides: Any) -> Reply:
+        """
+        Ask for the last answer once more; the one there is leaves the view and stays in the record.
+
+        Args:
+            overrides: Settings for this exchange alone.
+
+        Raises:
+            ContentError: The assistant has not said anything last.
+            As ``send``.
+        """
+        self._client()
+        known = self._history
+        spoken = known.messages.last_spoken
+        if not spoken or spoken.stop < len(known.messages) or not spoken.start:
+            raise ContentError("", "the last turn is no answer: send() asks for one")
+        self.rewind(spoken.start - 1)
+        return self.send(**overrides)
+
+    def set_aside(self, turn: Turn | int) -> Sequence[Turn]:
+        """
+        Leave a turn out of what is sent, and with its calls their results; ``bring_back`` undoes it.
+
+        Where that breaks what thinking is bound to, ``check()`` says so. A result that is set aside reopens its call.
+
+        Returns:
+            The turns that left the view.
+
+        Raises:
+            ContentError: There is no such turn, or its results stand in one turn with something else.
+            ConflictError, BusyError: As ``user``.
+        """
+        return views.set_aside(self._history, views.place_of(self._history, turn, "turn"))
+
+    def bring_back(self, turn: Turn) -> None:
+        """
+        Let a turn that was set aside stand in what is sent again, where it stood.
+
+        Raises:
+            ContentError: It is there already, or is none of this conversation's.
+            ConflictError, BusyError: As ``user``.
+        """
+        views.bring_back(self._history, turn)
+
+    def tree(self) -> Branch:
+        """Give the conversation all this came from and its forks, each with the turn at which it branched off."""
+        return views.tree(self._history)
+
+    def diff(self, other: Conversation) -> Divergence:
+        """Say how many turns both begin with, and what each goes on with."""
+        return views.diff(self._history, other._history)
 
     # --- auditing --------------------------------------------------------------------------------------------------
 

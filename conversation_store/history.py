@@ -352,6 +352,13 @@ class History:
         self._messages, self._known = messages, self.head.length
         return messages
 
+    def known_upto(self, place: tuple[UUID, int]) -> int | None:
+        """Say how many of the messages known end with a turn; None where that is not known. Looked for from the end."""
+        if self._messages is None or self._known != self.head.length:
+            return None
+        places = self._messages.places
+        return next((n + 1 for n in range(len(places) - 1, -1, -1) if places[n] == place), None)
+
     @property
     def outline(self) -> Outline:
         """What rules need to know of the messages that are complete; only new ones are looked at."""
@@ -437,6 +444,10 @@ class History:
     def turn(self, entry: Entry) -> Turn:
         """Look at an entry as a turn."""
         return turn(self.database, self.id, entry)
+
+    def turn_at(self, conversation: UUID, entry: Entry) -> Turn:
+        """Look at an entry of any log that this view shows as a turn."""
+        return turn(self.database, conversation, entry)
 
     def exchange(self, position: int) -> Exchange:
         """
@@ -631,19 +642,29 @@ class History:
         *,
         settings: int | None = None,
         view: int | None = None,
+        shown: tuple[tuple[View, int], int] | None = None,
     ) -> Commit:
         """
         Append entries that concern no exchange; *settings* and *view* are the index of the draft that tells those.
+
+        *shown* is that view, its depth, and how many of the messages known begin it; without it all is read anew.
 
         Raises:
             As ``refuse_busy`` and ``write``.
         """
         self.refuse_busy()
         commit = self.prepare(drafts, uses, settings=settings, view=view)
-        self.write(partial(exchanges.append, commit=commit), commit, uses)
+        if shown is not None:
+            self.show(*shown)
+        try:
+            self.write(partial(exchanges.append, commit=commit), commit, uses)
+        except BaseException:
+            if shown is not None:
+                self.forget_view()
+            raise
         if settings is not None:
             self._settings = None
-        if view is not None:
+        if view is not None and shown is None:
             self.forget_view()
         return commit
 

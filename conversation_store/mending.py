@@ -9,12 +9,13 @@ from typing import Any, Final
 
 from attrs import evolve, frozen
 
+from conversation_store import views
 from conversation_store.api.rules import Finding, Fix
 from conversation_store.errors import ContentError
 from conversation_store.history import History, settings_draft, turn_draft
 from conversation_store.record import codec, view
 from conversation_store.record.blocks import ABSENT, Text, ToolResult, ToolUse
-from conversation_store.record.chain import Entry, draft
+from conversation_store.record.chain import Entry
 from conversation_store.record.turns import Origin, Turn
 from conversation_store.record.view import Span, View
 from conversation_store.storage import identity
@@ -79,17 +80,12 @@ class _Patient:
     @property
     def now(self) -> View:
         """The present view, its open span ended with what is there."""
-        return view.closed(self.history.view[0], self.history.head.length)
+        return views.now(self.history)
 
     def write(self, new: View, drafts: Sequence[Entry] = (), settings: int | None = None) -> Sequence[Turn]:
         """Append *drafts* and the view that goes on after them; give the turns among them."""
-        history = self.history
-        before, depth = history.view
-        after = history.head.length + len(drafts)
-        fields = view.fields(before, view.reopened(new, history.id, after), history.head.view_position, depth)
-        told = draft("view", at=identity.now(), salt=identity.new_salt(), fields={**fields, "mended": True})
-        commit = history.append([*drafts, told], settings=settings, view=len(drafts))
-        return [history.turn(entry) for entry in commit.entries if entry.kind == "turn"]
+        commit = views.change(self.history, new, drafts, settings=settings)
+        return [self.history.turn(entry) for entry in commit.entries if entry.kind == "turn"]
 
     def draft(self, origin: Origin, wire: bytes, reason: str, **fields: Any) -> Entry:
         """Write a turn that stands in for one that is wrong or missing."""
@@ -144,22 +140,8 @@ def _answer_call(patient: _Patient) -> Mended:
 
 def _set_aside(patient: _Patient) -> Mended:
     """Leave a turn out of the view, and with its calls their results."""
-    turn, turns = patient.turn, patient.turns
-    calls = {block.id for block in turn.content if isinstance(block, ToolUse)}
-    going = [turn]
-    for other in turns[patient.index + 1 :]:
-        results = [block for block in other.content if isinstance(block, ToolResult)]
-        if not any(block.tool_use_id in calls for block in results):
-            continue
-        if len(results) < len(other.content):
-            raise ContentError(
-                "", f"turn {other.position} holds results of its calls and more: edit the conversation by hand"
-            )
-        going.append(other)
-    new = patient.now
-    for each in going:
-        new = view.without(new, each.conversation, each.position)
-    patient.write(new)
+    turn = patient.turn
+    going = views.set_aside(patient.history, (turn.conversation, turn.position))
     beside = f" and {len(going) - 1} of results" if len(going) > 1 else ""
     return Mended(fix="set_aside", what=f"set turn {turn.position} aside{beside}", set_aside=going)
 

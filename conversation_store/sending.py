@@ -209,13 +209,24 @@ def _check_seconds(name: str, seconds: object) -> None:
 
 
 def _check_key(key: str | None) -> None:
-    if key is None:
-        return
-    if not isinstance(key, str):
+    if key is not None and not isinstance(key, str):
         raise ContentError("idempotency_key", f"give a string, not a {type(key).__name__}: str(update_id)")
+    if key is not None:
+        check_text("idempotency_key", key, IDEMPOTENCY_KEY_BYTES)
+
+
+def check_text(name: str, text: object, longest: int, *, empty: bool = False) -> None:
+    """
+    Make sure that a name of the host's can be kept.
+
+    Raises:
+        ContentError: It is no text, or longer than *longest* bytes of UTF-8.
+    """
+    if not isinstance(text, str):
+        raise ContentError(name, "give a string")
     try:
-        size = len(key.encode())
+        size = len(text.encode())
     except UnicodeEncodeError:
-        raise ContentError("idempotency_key", "a lone surrogate is no text") from None
-    if not 0 < size <= IDEMPOTENCY_KEY_BYTES:
-        raise ContentError("idempotency_key", f"has 1 to {IDEMPOTENCY_KEY_BYTES} bytes of UTF-8")
+        raise ContentError(name, "a lone surrogate is no text") from None
+    if size > longest or (not size and not empty):
+        raise ContentError(name, f"has {size} bytes of UTF-8; {0 if empty else 1} to {longest} are possible")

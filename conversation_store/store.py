@@ -26,6 +26,7 @@ from conversation_store.history import OnUnlisted, Options, settings_draft
 from conversation_store.record import canonical, chain
 from conversation_store.record.chain import draft
 from conversation_store.record.cost import Totals
+from conversation_store.sending import check_text
 from conversation_store.storage import identity, ledger, log, migrate
 from conversation_store.storage.engine import Database
 from conversation_store.storage.log import Head, Kept
@@ -103,7 +104,7 @@ class Store:
             DatabaseError: The database cannot be opened, or is none.
             ConfigurationError: The URL or a driver is wrong.
         """
-        _check_text("scope", scope, SCOPE_BYTES, empty=True)
+        check_text("scope", scope, SCOPE_BYTES, empty=True)
         self.scope = scope
         known = model_data.load() if models is None else models
         self._options = Options(client=client, models=known, keep_raw=keep_raw, on_unlisted=_unlisted(on_unlisted))
@@ -156,7 +157,7 @@ class Store:
         if on_unlisted is not None:
             options = evolve(options, on_unlisted=_unlisted(on_unlisted))
         if key is not None:
-            _check_text("key", key, KEY_BYTES)
+            check_text("key", key, KEY_BYTES)
             kept = self._find(key)
             if kept is None:
                 return self._create(key, settings, options)
@@ -262,17 +263,6 @@ class Store:
         elif given:
             conversation.update(**given)
         return conversation
-
-
-def _check_text(name: str, text: object, longest: int, *, empty: bool = False) -> None:
-    if not isinstance(text, str):
-        raise ContentError(name, "give a string")
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        raise ContentError(name, "a lone surrogate is no text") from None
-    if size > longest or (not size and not empty):
-        raise ContentError(name, f"has {size} bytes of UTF-8; {0 if empty else 1} to {longest} are possible")
 
 
 def _unlisted(given: OnUnlisted) -> OnUnlisted:

@@ -523,8 +523,8 @@ class Messages:
         Drop every turn after the first *count*.
 
         Returns:
-            False where that parts a message made of several turns, or leaves one last that more turns may join:
-            then nothing is known any more.
+            False where that parts a message made of several turns, or leaves results last that more turns may
+            join: then nothing is known any more.
         """
         if count >= len(self.places):
             return True
@@ -533,16 +533,16 @@ class Messages:
             del self._open[count - first_open :]
         else:
             self._open = []
-            kept = next(n for n, (first, _) in enumerate(self._closed) if first >= count or n == len(self._closed) - 1)
-            if self._closed[kept][0] != count:
+            kept = bisect_left(self._closed, count, key=itemgetter(0))
+            if kept == len(self._closed) or self._closed[kept][0] != count:
                 return False
-            end = self._closed[kept - 1][1] if kept else len(_OPENING)
-            del self._closed[kept:]
-            self._bytes = self._bytes[:end]  # a new one: requests made before keep theirs
-            self._inserts = [each for each in self._inserts if each[0] <= end]
-            self._inserted = sum(len(insert) for _, insert in self._inserts)
-            if self._hashed > end:
-                self._hash, self._hashed, self._hashed_inserts = sha256(), 0, 0
+            self._truncate(kept)
+        if not self._open and self._closed and self.roles[count - 1] == "user":
+            # More may join the user's words that are last now.
+            last = self._reopened(len(self._closed) - 1)
+            if last is not None:
+                self._truncate(len(self._closed) - 1)
+                self._open = [last]
         del self.places[count:], self.roles[count:]
         while self._last_assistant >= count or (
             self._last_assistant >= 0 and self.roles[self._last_assistant] != "assistant"
@@ -552,6 +552,27 @@ class Messages:
             while marked and marked[-1] >= count:
                 marked.pop()
         return bool(self._open) or not self.roles or self.roles[-1] != "user"
+
+    def _reopened(self, n: int) -> Part | None:
+        """Make a turn of the user's words again of the message it is; None where it may hold results."""
+        wire = self._wire(n)
+        if b"tool_use_id" in wire or b"\\u00" in wire:
+            return None
+        return Part(False, "user", self._pieces(n))
+
+    def _pieces(self, n: int) -> list[Piece]:
+        slices = self._slices(self._start(n), self._closed[n][1])
+        return [bytes(_bytes_of(each)) if isinstance(each, Slice) else each for each in slices]
+
+    def _truncate(self, count: int) -> None:
+        """Drop every message after the first *count*."""
+        end = self._closed[count - 1][1] if count else len(_OPENING)
+        del self._closed[count:]
+        self._bytes = self._bytes[:end]  # a new one: requests made before keep theirs
+        self._inserts = [each for each in self._inserts if each[0] <= end]
+        self._inserted = sum(len(insert) for _, insert in self._inserts)
+        if self._hashed > end:
+            self._hash, self._hashed, self._hashed_inserts = sha256(), 0, 0
 
     def request(
         self,

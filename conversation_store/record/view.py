@@ -118,11 +118,12 @@ def fields(old: View, new: View, base: int, depth: int) -> dict[str, Any]:
     while keep < min(len(old), len(new)) and old[keep] == new[keep]:
         keep += 1
     if depth + 1 >= WHOLE_EVERY:
-        return {"then": _written(new)}
-    return {"base": base, "depth": depth + 1, "keep": keep, "then": _written(new[keep:])}
+        return {"then": written(new)}
+    return {"base": base, "depth": depth + 1, "keep": keep, "then": written(new[keep:])}
 
 
-def _written(spans: Sequence[Span]) -> list[list[Any]]:
+def written(spans: Sequence[Span]) -> list[list[Any]]:
+    """Write spans as a header has them."""
     return [
         [span.conversation.hex, span.first, span.last] + ([] if span.thinking else ["no thinking"]) for span in spans
     ]

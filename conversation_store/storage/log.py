@@ -357,6 +357,18 @@ def find(connection: Connection, scope: str, which: str | UUID) -> Kept | None:
     return None if found is None else _kept(found)
 
 
+def parent_of(connection: Connection, of: UUID) -> UUID | None:
+    """Say which conversation one was forked from; None for one that is no fork."""
+    found = connection.execute(select(conversation.c.forked_from).where(conversation.c.id == of.bytes)).scalar()
+    return None if found is None else UUID(bytes=bytes(found))
+
+
+def forks_of(connection: Connection, of: UUID) -> list[UUID]:
+    """List the conversations forked from one, oldest first."""
+    statement = select(conversation.c.id).where(conversation.c.forked_from == of.bytes).order_by(conversation.c.id)
+    return [UUID(bytes=bytes(each)) for each in connection.execute(statement).scalars()]
+
+
 def newest(connection: Connection, scope: str, limit: int, after: tuple[int, UUID] | None) -> list[Kept]:
     """Read the rows of a scope, the last changed first; *after* is (updated, id) of the last row seen."""
     statement = _newest.limit(limit)

@@ -27,6 +27,7 @@ FLOORS: Final = (
         "preflight",
         "tokens",
         "tools",
+        "views",
         "transfer",
         "audit",
         "migrations",

@@ -142,6 +142,35 @@ def seen_by_another(chat: Conversation) -> None:
     assert chat.request().body
 
 
+def forked(chat: Conversation) -> None:
+    """Begin a fork at the last turn, and at one before it."""
+    turn = chat.user(histories.TEXT)
+    histories.say(chat)
+    assert chat.fork().version == chat.fork(at=turn).version
+
+
+def rewound(chat: Conversation) -> None:
+    """Go back by one turn, and build the next body."""
+    turn = chat.user(histories.TEXT)
+    histories.say(chat)
+    chat.rewind(turn)
+    assert chat.request(check=False).body
+
+
+def said_otherwise(chat: Conversation) -> None:
+    """Edit the last turn, and build the next body."""
+    turn = chat.user(histories.TEXT)
+    chat.edit(turn, "Otherwise")
+    assert chat.request(check=False).body
+
+
+def left_out(chat: Conversation) -> None:
+    """Set a turn aside, and bring it back."""
+    turn = chat.user(histories.TEXT)
+    chat.set_aside(turn)
+    chat.bring_back(turn)
+
+
 def cost(folder: Path, turns: int, work: Callable[[Conversation], None]) -> Counts:
     """Count what *work* asks of the database on an open conversation of so many turns."""
     path = folder / f"{turns}.db"
@@ -161,6 +190,12 @@ def cost(folder: Path, turns: int, work: Callable[[Conversation], None]) -> Coun
 def test_a_long_history_changes_no_count(memory: Place, work: Callable[[Conversation], None]) -> None:
     """An open conversation asks the same of its database, statement by statement, at 10 turns and at 2,000."""
     assert asdict(cost(memory.folder, LONG, work)) == asdict(cost(memory.folder, SHORT, work))
+
+
+@pytest.mark.parametrize("work", [forked, rewound, said_otherwise, left_out])
+def test_a_view_changes_at_the_same_cost(memory: Place, work: Callable[[Conversation], None]) -> None:
+    """What is read around a place is bounded: the same statements and rows at 200 turns and at 2,000."""
+    assert asdict(cost(memory.folder, LONG, work)) == asdict(cost(memory.folder, LONG // 10, work))
 
 
 def test_another_worker_reads_what_is_new(memory: Place) -> None:
