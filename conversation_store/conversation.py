@@ -850,13 +850,17 @@ class Conversation:
             raise ContentError(finding.path, "this finding does not hold any more: check() again")
         return mend(self._history, finding, prefill)
 
-    def tokens(self) -> Tokens:
+    def tokens(self, **overrides: Any) -> Tokens:
         """
         Account for the tokens of the next request as it stands, turn by turn, from what answers recorded.
 
-        Nobody is asked: what no answer brackets is estimated, and marked so. ``count_tokens`` asks the API.
+        Nobody is asked: what no answer of the same tokenizer brackets is estimated, and marked so. ``count_tokens``
+        asks the API.
+
+        Args:
+            overrides: Settings for that request alone (``model``, ``system``, ``tools``).
         """
-        return tokens.tokens(self._history)
+        return tokens.tokens(self._history, overrides)
 
     def count_tokens(self, *content: Content, **overrides: Any) -> int:
         """

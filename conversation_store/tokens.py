@@ -86,17 +86,19 @@ class _Known:
     under: Under
 
 
-def tokens(history: History) -> Tokens:
+def tokens(history: History, overrides: Mapping[str, Any]) -> Tokens:
     """Account for the tokens of the next request; reads the view's turns and its exchanges, and asks nobody."""
-    model = history.options.models.get(str(history.settings.params.get("model")))
+    params = history.settings.updated(overrides)[0].params
+    model = history.options.models.get(str(params.get("model")))
     rate = _BYTES_A_TOKEN[model.tokenizer if model is not None else 2]
     sizes = _sizes(history, model, rate)
-    known = _consistent(_known(history))
-    under = _under(canonical.object_of(history.settings.body), model)
+    under = _under(params, model)
+    # What another tokenizer counted says nothing exact, and less than an estimate of this one's.
+    known = [each for each in _consistent(_known(history)) if each.under[0] == under[0]]
     measured = sum(b.tokens - a.tokens for a, b in _bracketing(known))
     weighed = sum(sum(sizes[a.turns : b.turns]) for a, b in _bracketing(known))
     scale = measured / weighed if measured > 0 and weighed else 1 / rate
-    settings_size = len(canonical.dumps({n: history.settings.params.get(n) for n in ("system", "tools")}))
+    settings_size = len(canonical.dumps({name: params.get(name) for name in ("system", "tools")}))
     each = _spread(known, sizes, scale)
     return _told(each, round(settings_size * scale), [each for each in known if each.under == under])
 

@@ -257,6 +257,18 @@ def test_the_cost_of_a_miss_is_the_difference_of_two_prices(store: Store, api: M
     assert report.cost == (Decimal("2.50") - Decimal("0.10")) * report.missed / 1_000_000
 
 
+def test_a_shorter_prompt_costs_no_less_than_nothing(store: Store, api: MessagesAPI) -> None:
+    """What was cached and is not part of the prompt any more was not missed."""
+    chat = store.open("telegram:42", cache="auto", **{**SETTINGS, "system": LONG * 20})
+    chat.send("one")
+    chat.send("two", system="Be brief.")
+    report = chat.explain_cache()
+    assert report.verdict == "changed"
+    assert 0 < report.missed < 200
+    assert report.cost is not None
+    assert report.cost > 0
+
+
 @pytest.mark.parametrize(
     ("same", "before", "after"),
     [

@@ -117,6 +117,18 @@ def test_other_settings_make_another_prompt(store: Store) -> None:
     coherent(chat)
 
 
+def test_another_tokenizer_counts_otherwise(store: Store) -> None:
+    """What one tokenizer counted is no figure of another's: fewer tokens, and none of them exact."""
+    chat = store.open("telegram:42", **SETTINGS)
+    chat.send("one " * 400)
+    chat.send("two")
+    own, other = chat.tokens(), chat.tokens(model="claude-haiku-4-5")
+    assert own.turns[0].prefix_exact
+    assert not any(each.prefix_exact or each.exact for each in other.turns)
+    assert 0 < other.turns[0].tokens != own.turns[0].tokens
+    assert chat.tokens(system=None).settings < own.settings
+
+
 def test_a_turn_that_was_set_aside_is_no_part_of_it(store: Store, api: MessagesAPI) -> None:
     """After a refusal the view goes on without the question."""
     chat = store.open("telegram:42", **SETTINGS)

@@ -298,9 +298,12 @@ class _Case:
 
     @property
     def missed(self) -> int:
-        """Tokens of those that were not read."""
-        answered = self.exchange.state in {State.ANSWERED, State.REFUSED}
-        return max(0, self.expected - self.exchange.usage.cache_read_input_tokens) if answered else 0
+        """Tokens of those that were not read, and were paid for otherwise: never more than the prompt has."""
+        if self.exchange.state not in {State.ANSWERED, State.REFUSED}:
+            return 0
+        usage = self.exchange.usage
+        paid = usage.input_tokens + usage.cache_creation_input_tokens
+        return min(paid, max(0, self.expected - usage.cache_read_input_tokens))
 
     @property
     def verdict(self) -> Verdict:

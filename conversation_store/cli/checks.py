@@ -19,7 +19,7 @@ from conversation_store.cli.costs import money, plain, today
 from conversation_store.cli.databases import database_options, find, key_argument, to_read
 from conversation_store.cli.failures import Code
 from conversation_store.cli.terminal import Screen, notices, one_line
-from conversation_store.cli.transcripts import counted, name_of, snippet, words_of
+from conversation_store.cli.transcripts import counted, name_of, snippet
 from conversation_store.conversation import Conversation
 from conversation_store.errors import CodecError, NotFoundError
 from conversation_store.record import canonical
@@ -53,8 +53,6 @@ class _Checked:
     turns: Sequence[Turn] = field(repr=False)
     findings: Sequence[Finding]
     tokens: Tokens
-    foreign: bool
-    """Whether the tokens are those of another model's tokenizer."""
     price: Price
     cache: CacheReport | str
     """The report, or why there is none."""
@@ -62,10 +60,6 @@ class _Checked:
     @property
     def errors(self) -> int:
         return sum(finding.severity == "error" for finding in self.findings)
-
-    @property
-    def exact(self) -> bool:
-        return self.tokens.exact and not self.foreign
 
     @property
     def share(self) -> Decimal | None:
@@ -79,12 +73,13 @@ class _Checked:
 
 
 def _checked(conversation: Conversation, model: str | None, on: date | None) -> _Checked:
-    found = conversation.check(on=on) if model is None else conversation.check(on=on, model=model)
+    overrides = {} if model is None else {"model": model}
+    found = conversation.check(on=on, **overrides)
     settings, known, day = conversation.settings, model_data.load(), on or today()
     own = settings.get("model")
     asked = model if model is not None else own if isinstance(own, str) else None
-    listed, before = (known.get(name) if isinstance(name, str) else None for name in (asked, own))
-    tokens = conversation.tokens()
+    listed = None if asked is None else known.get(asked)
+    tokens = conversation.tokens(**overrides)
     cache: CacheReport | str
     try:
         cache = conversation.explain_cache()
@@ -100,7 +95,6 @@ def _checked(conversation: Conversation, model: str | None, on: date | None) -> 
         turns=conversation.turns,
         findings=sorted(found, key=_rank),
         tokens=tokens,
-        foreign=listed is not None and before is not None and listed.tokenizer != before.tokenizer,
         price=_price(tokens.total, settings, asked, listed, day),
         cache=cache,
     )
@@ -140,9 +134,8 @@ def _facts(checked: _Checked) -> dict[str, Any]:
         "findings": [{**asdict(each), "turn": _turn_facts(checked, each.turn)} for each in checked.findings],
         "tokens": {
             "total": tokens.total,
-            "exact": checked.exact,
+            "exact": checked.tokens.exact,
             "settings": tokens.settings,
-            "other_tokenizer": checked.foreign,
             "context": None if checked.listed is None else checked.listed.context,
             "share": None if share is None else f"{share.quantize(_SHARE):f}",
         },
@@ -206,14 +199,11 @@ def _print_finding(screen: Screen, checked: _Checked, finding: Finding) -> None:
 
 
 def _tokens(checked: _Checked) -> Iterator[str]:
-    told = f"{checked.tokens.total:,} ({'exact' if checked.exact else 'estimated'})"
+    told = f"{checked.tokens.total:,} ({'exact' if checked.tokens.exact else 'estimated'})"
     if checked.listed is None or checked.share is None:
         yield told
     else:
         yield f"{told}, {_percent(checked.share)} of the context window of {checked.listed.context:,}"
-    if checked.foreign:
-        own = words_of(checked.conversation.settings.get("model"))
-        yield f"counted as for {own}, which has another tokenizer"
 
 
 def _percent(share: Decimal) -> str:
@@ -227,7 +217,7 @@ def _cost(checked: _Checked) -> Iterator[str]:
     elif checked.cost is None:
         yield f"not known; the list lacks {', '.join(checked.price.missing)}"
     else:
-        about = "" if checked.exact else "about "
+        about = "" if checked.tokens.exact else "about "
         yield f"{about}USD {money(checked.cost)} to send it uncached; the answer is extra"
 
 
