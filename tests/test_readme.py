@@ -48,6 +48,8 @@ def test_every_python_block_runs_as_printed(
         assert any(each.startswith(line) for each in printed), line
     assert "['sampling_supported'] True" in printed
     assert "[('messages.1.content', 1, 'set_aside')]" in printed
+    assert "set turn 3 aside" in printed
+    assert "2 [True]" in printed
     assert "all that the exchange before had written was read" in printed
     assert any(line.startswith("changed system ") for line in printed)
     assert "C" in printed
