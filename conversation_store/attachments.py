@@ -11,7 +11,9 @@ from typing import TypeAlias
 from attrs import evolve, field, frozen
 
 from conversation_store.api.request import Insert
-from conversation_store.record import chain, splices
+from conversation_store.errors import AttachmentError
+from conversation_store.record import chain, media, splices
+from conversation_store.record.splices import Cut, Later, Parted
 from conversation_store.record.turns import Splice, splices_of
 from conversation_store.storage import blobs
 from conversation_store.storage.blobs import Blob
@@ -78,18 +80,52 @@ def detach(
         DatabaseError: The database refused.
     """
     marks = marks or {}
-    shortened, cuts = splices.cut(body, shortest, marks=[span for spans in marks.values() for span in spans])
-    if not cuts:
-        return Detached(body=body, marks=marks)
+    parted = Parted.of(body, shortest, marks=[span for spans in marks.values() for span in spans])
+    return keep(database, scope, parted, at=at, salt=salt, marks=marks)
+
+
+def keep(
+    database: Database,
+    scope: str,
+    parted: Parted,
+    *,
+    at: int,
+    salt: Callable[[], bytes],
+    marks: Mapping[str, Marks] | None = None,
+) -> Detached:
+    """
+    Keep the long strings that were cut out of a message; as ``detach``.
+
+    Raises:
+        DatabaseError: The database refused.
+    """
+    marks = marks or {}
+    if not parted.cuts:
+        return Detached(body=parted.body, marks=marks)
     kept, named = [], []
-    for each in cuts:
+    for each in parted.cuts:
         blob = blobs.put(database, scope, each.data, at)
         own_salt = salt()
         commitment = chain.part(own_salt, blob.media_type, blob.digest)
         kept.append(evolve(blob, salt=own_salt))
         named.append(Splice(each.offset, commitment.hex(), each.encoding))
-    moved = {name: splices.moved(spans, cuts) for name, spans in marks.items()}
-    return Detached(body=shortened, blobs=kept, splices=named, marks=moved)
+    moved = {name: splices.moved(spans, parted.cuts) for name, spans in marks.items()}
+    return Detached(body=parted.body, blobs=kept, splices=named, marks=moved)
+
+
+def drafted(parted: Parted) -> tuple[list[Splice], list[Insert]]:
+    """Say how a message that is not kept yet would be sent: its splices, without commitments, and their strings."""
+    named = [Splice(each.offset, "", each.encoding) for each in parted.cuts]
+    return named, [_draft_of(each) for each in parted.cuts]
+
+
+def _draft_of(each: Cut | Later) -> Insert:
+    data = each.data
+    try:
+        known = media.measure(data) if each.encoding == "base64" else None
+    except AttachmentError:
+        known = None
+    return Insert(lambda: (each.data,), len(data), each.encoding, known)
 
 
 def inserts(database: Database, cuts: Sequence[Splice], used: Sequence[Blob]) -> list[Insert]:

@@ -44,6 +44,7 @@ from conversation_store.record.codec import Content
 from conversation_store.record.cost import Totals
 from conversation_store.record.exchange import Exchange, State
 from conversation_store.record.reply import Reply
+from conversation_store.record.splices import Parted
 from conversation_store.record.turns import Origin, Turn
 from conversation_store.sending import Sending, check_text
 from conversation_store.storage import identity, journal, ledger, log
@@ -222,9 +223,9 @@ class Conversation:
             is_error=True if is_error else ABSENT,
             toolset_name=call.toolset_name if isinstance(call.toolset_name, str) else ABSENT,
         )
-        wire = codec.wire("user", (result,))
-        _refuse(message_faults(wire, ""))
-        return self._append_turns([(Origin.TOOL, wire, {})], gather=True)[0]
+        answer = codec.parted("user", (result,))
+        _refuse(message_faults(answer, ""))
+        return self._append_turns([(Origin.TOOL, answer, {})], gather=True)[0]
 
     @property
     def open_calls(self) -> Sequence[ToolUse]:
@@ -242,10 +243,13 @@ class Conversation:
             ConflictError, BusyError: As ``user``.
         """
         wires = [codec.wire_of_message(message, f"messages.{n}") for n, message in enumerate(messages)]
-        found = [each for n, (_, wire) in enumerate(wires) for each in message_faults(wire, f"messages.{n}.")]
+        said = [(role, Parted.of(wire)) for role, wire in wires]
+        found = [each for n, (_, message) in enumerate(said) for each in message_faults(message, f"messages.{n}.")]
         if check:
             _refuse(found)
-        return self._append_turns([(origin_of(role, wire), wire, {}) for role, wire in wires]) if wires else []
+        about: Mapping[str, Any] = {}
+        turns = [(origin_of(role, message.body), message, about) for role, message in said]
+        return self._append_turns(turns) if turns else []
 
     def update(self, **settings: Any) -> None:
         """
@@ -686,8 +690,8 @@ class Conversation:
             said = Said(prefill=words, overrides=known.overrides_of(last), stream=stream)
         else:
             request = f"Your last answer was cut off. It began:\n\n{words}\n\nGo on exactly where it stops."
-            wire = codec.wire("user", (request,))
-            self._append_turns([(Origin.SYNTHETIC, wire, {"reason": f"exchange {last.position} broke off"})])
+            message = codec.parted("user", (request,))
+            self._append_turns([(Origin.SYNTHETIC, message, {"reason": f"exchange {last.position} broke off"})])
             said = Said(overrides=known.overrides_of(last), stream=stream)
         return pending.begin(known, preflight.plan(known, said), terms, retry_of=first)
 
@@ -746,10 +750,10 @@ class Conversation:
         """
         known = self._history
         old = views.read_turn(known, views.place_of(known, turn, "turn"))
-        wire = codec.wire(old.role, content)
-        _refuse(message_faults(wire, ""))
+        message = codec.parted(old.role, content)
+        _refuse(message_faults(message, ""))
         about = {"reason": f"in the place of turn {old.position}"}
-        return known.turn(views.edit(known, old, origin_of(old.role, wire), wire, about).entries[0])
+        return known.turn(views.edit(known, old, origin_of(old.role, message.body), message, about).entries[0])
 
     def regenerate(self, **overrides: Any) -> Reply:
         """
@@ -942,20 +946,20 @@ class Conversation:
     # --- turns -----------------------------------------------------------------------------------------------------
 
     def _say(self, role: str, content: Sequence[Content], about: Mapping[str, Any] | None = None) -> Turn:
-        wire = codec.wire(role, content)
-        _refuse(message_faults(wire, ""))
-        return self._append_turns([(origin_of(role, wire), wire, about or {})])[0]
+        message = codec.parted(role, content)
+        _refuse(message_faults(message, ""))
+        return self._append_turns([(origin_of(role, message.body), message, about or {})])[0]
 
     def _append_turns(
-        self, said: Sequence[tuple[Origin, bytes, Mapping[str, Any]]], *, gather: bool = False
+        self, said: Sequence[tuple[Origin, Parted, Mapping[str, Any]]], *, gather: bool = False
     ) -> list[Turn]:
         known = self._history
         known.refuse_busy()
         at = identity.now()
         drafts = []
         uses: dict[int, Sequence[Blob]] = {}
-        for n, (origin, wire, about) in enumerate(said):
-            kept = known.detached(wire, at)
+        for n, (origin, message, about) in enumerate(said):
+            kept = known.kept_apart(message, at)
             uses[n] = kept.blobs
             fields = {"origin": origin.value, "gather": True} if gather else {"origin": origin.value}
             drafts.append(turn_draft(fields, kept, at, about))

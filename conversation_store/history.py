@@ -36,6 +36,7 @@ from conversation_store.record.blocks import ToolResult, ToolUse
 from conversation_store.record.chain import Entry, draft
 from conversation_store.record.exchange import Exchange, State
 from conversation_store.record.reply import Reply
+from conversation_store.record.splices import Parted
 from conversation_store.record.turns import PREFILL_MARK, Turn, fields_of, splices_of, turn_of, without_thinking
 from conversation_store.record.view import View
 from conversation_store.storage import blobs, identity, ledger, log
@@ -596,6 +597,10 @@ class History:
             raise UnknownOutcomeError(self.id, self.head.pending_position, State.UNKNOWN)
         if self.head.token != NO_TOKEN:
             raise BusyError(self.id, self.kept.lease_until)
+
+    def kept_apart(self, message: Parted, at: int) -> Detached:
+        """Keep the long strings that were cut out of a message."""
+        return attachments.keep(self.database, self.kept.scope, message, at=at, salt=identity.new_salt)
 
     def detached(
         self, wire: bytes, at: int, *, received: bool = False, marks: Mapping[str, Marks] | None = None

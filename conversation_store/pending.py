@@ -30,10 +30,11 @@ from conversation_store.errors import (
 from conversation_store.history import History, Uses, turn_draft
 from conversation_store.outcomes import Answer
 from conversation_store.preflight import Planned, Said, fields_for
-from conversation_store.record import canonical, chain, splices, view
+from conversation_store.record import canonical, chain, view
 from conversation_store.record.chain import Entry, draft
 from conversation_store.record.exchange import Attempt, Exchange, State
 from conversation_store.record.reply import Reply
+from conversation_store.record.splices import Parted
 from conversation_store.record.turns import Origin, fields_of
 from conversation_store.record.view import View
 from conversation_store.storage import blobs, identity, ledger
@@ -595,21 +596,20 @@ def by_key(known: History, key: str, said: Said) -> Exchange | None:
             break  # else it ended, or was taken over, between the two readings
     fields = fields_of(known.entry(first).header)
     recorded = [fields[name] for name in ("turn", "prefill") if name in fields]
-    wires = said.wires()
-    same = len(recorded) == len(wires) and all(
-        _is_said(known, position, origin, wire) for position, (origin, wire) in zip(recorded, wires, strict=True)
+    written = said.written()
+    same = len(recorded) == len(written) and all(
+        _is_said(known, position, message) for position, (_, message) in zip(recorded, written, strict=True)
     )
     if not same:
         raise IdempotencyError(known.id, first)
     return known.as_of_now(newest)
 
 
-def _is_said(known: History, position: int, origin: Origin, wire: bytes) -> bool:
+def _is_said(known: History, position: int, message: Parted) -> bool:
     """Say whether a recorded turn is this message, by its salted commitment and its attachments' digests."""
     entry = known.entry(position)
-    shortened, cuts = (wire, []) if origin is Origin.PREFILL else splices.cut(wire)
-    if entry.salt is None or chain.part_of(entry.salt, shortened).hex() != fields_of(entry.header).get("body"):
+    if entry.salt is None or chain.part_of(entry.salt, message.body).hex() != fields_of(entry.header).get("body"):
         return False
     with known.database.read() as connection:
         used = blobs.used(connection, known.id, position, position).get(position, [])
-    return [blob.digest for blob in used] == [sha256(each.data).digest() for each in cuts]
+    return [blob.digest for blob in used] == [sha256(each.data).digest() for each in message.cuts]

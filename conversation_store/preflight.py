@@ -14,14 +14,15 @@ from conversation_store.api import caching, rules
 from conversation_store.api import request as requests
 from conversation_store.api.request import Marker, Request, Settings
 from conversation_store.api.rules import Asked, Finding
-from conversation_store.api.rules.reading import tried
-from conversation_store.attachments import Detached
+from conversation_store.api.rules.reading import faults, tried
+from conversation_store.attachments import Detached, drafted
 from conversation_store.errors import ContentError, RuleViolationError
 from conversation_store.history import History
 from conversation_store.record import canonical, codec
 from conversation_store.record.blocks import ABSENT
 from conversation_store.record.codec import Content
 from conversation_store.record.exchange import State
+from conversation_store.record.splices import Parted
 from conversation_store.record.turns import Origin, fields_of
 from conversation_store.storage import identity
 
@@ -53,22 +54,25 @@ class Said:
     stream: bool = False
     on: date | None = None
 
-    def wires(self, first: int = 0) -> list[tuple[Origin, bytes]]:
+    def written(self, first: int = 0) -> list[tuple[Origin, Parted]]:
         """
         Write the messages that are new with this request; *first* is the index of the first one of them.
+
+        A prefill stays whole: it is read again by itself, and joined to the answer.
 
         Raises:
             ContentError: Something is no content.
         """
         written = []
         if self.content:
-            wire = codec.wire("user", self.content, f"messages.{first}")
-            written.append((origin_of("user", wire), wire))
+            message = codec.parted("user", self.content, f"messages.{first}")
+            written.append((origin_of("user", message.body), message))
         if self.prefill is not None and not isinstance(self.prefill, (str, list, tuple)):
             raise ContentError("prefill", "give a string, or a list of text blocks")
         if self.prefill is not None:
             pieces = (self.prefill,) if isinstance(self.prefill, str) else tuple(self.prefill)
-            written.append((Origin.PREFILL, codec.wire("assistant", pieces, f"messages.{first + len(written)}")))
+            wire = codec.wire("assistant", pieces, f"messages.{first + len(written)}")
+            written.append((Origin.PREFILL, Parted(wire)))
         return written
 
 
@@ -107,7 +111,7 @@ class _Draft:
     betas: tuple[str, ...]
     overrides: Settings
     secrets: Mapping[str, str]
-    new: Sequence[tuple[Origin, bytes]]
+    new: Sequence[tuple[Origin, Parted]]
     findings: Sequence[Finding]
     lifetime: str | None
     """For how long what breakpoints of ours mark shall be cached; None where there are none."""
@@ -129,10 +133,8 @@ def _draft(history: History, said: Said) -> _Draft:
         if value is ABSENT and name not in {"version", "betas", "cache"}:
             raise ContentError(name, "an override replaces a setting and removes none: use update()")
     overrides, secrets = Settings().updated({**_carried_on(history), **said.overrides})
-    new = said.wires(messages.count)
-    outline, size = tried(
-        history.outline, messages, [_part(history, origin, Detached(body=wire)) for origin, wire in new]
-    )
+    new = said.written(messages.count)
+    outline, size = tried(history.outline, messages, [_drafted(origin, message) for origin, message in new])
     lifetime, own = _lifetime(overrides.cache or settings.cache), bool(outline.marked("marker"))
     if lifetime is not None:
         before = canonical.object_of(requests.merged(settings.body, overrides.body))
@@ -201,7 +203,7 @@ def counting(history: History, said: Said) -> Request:
     body = canonical.compose(asked)
     secrets = {**history.known_secrets, **draft.secrets}
     requests.need_secrets(body, secrets)
-    parts = [_part(history, origin, Detached(body=wire)) for origin, wire in draft.new]
+    parts = [_drafted(origin, message) for origin, message in draft.new]
     return history.messages.request(parts, body, version=draft.version, betas=draft.betas, secrets=secrets)
 
 
@@ -223,11 +225,7 @@ def plan(history: History, said: Said) -> Planned:
     if said.sending:
         requests.need_secrets(draft.body, {**history.known_secrets, **draft.secrets})
     at = identity.now()
-    # A prefill stays whole: it is read again by itself, and joined to the answer.
-    new = [
-        (origin, Detached(body=wire) if origin is Origin.PREFILL else history.detached(wire, at))
-        for origin, wire in draft.new
-    ]
+    new = [(origin, history.kept_apart(message, at)) for origin, message in draft.new]
     history.secrets |= draft.secrets
     params = canonical.object_of(draft.body)
     parts = [_part(history, origin, each) for origin, each in new]
@@ -248,7 +246,7 @@ def plan(history: History, said: Said) -> Planned:
         findings=draft.findings,
         new=new,
         overrides=draft.overrides,
-        prefill=canonical.object_of(draft.new[-1][1]).get("content") if said.prefill is not None else None,
+        prefill=canonical.object_of(draft.new[-1][1].body).get("content") if said.prefill is not None else None,
         model=str(params.get("model", "")),
         stream=said.stream,
     )
@@ -337,9 +335,23 @@ def _part(history: History, origin: Origin, message: Detached) -> requests.Part:
     return requests.part_of(header, message.body, message.inserts(history.database))
 
 
-def message_faults(wire: bytes, path: str) -> list[Finding]:
+def _drafted(origin: Origin, message: Parted) -> requests.Part:
+    """Take a message that is not kept yet for a part of the request."""
+    splices, strings = drafted(message)
+    header = canonical.header(
+        {
+            **fields_for(origin, Detached(body=message.body, splices=splices)),
+            **({"splices": [[each.offset, each.commitment, each.encoding] for each in splices]} if splices else {}),
+        }
+    )
+    return requests.part_of(header, message.body, strings)
+
+
+def message_faults(message: Parted, path: str) -> list[Finding]:
     """Check one message by itself; *path* leads to it, with a dot at its end."""
-    return rules.check_message(canonical.object_of(wire), path)
+    if not message.cuts:
+        return rules.check_message(canonical.object_of(message.body), path)
+    return faults(_drafted(Origin.HUMAN, message).pieces, path)
 
 
 def origin_of(role: str, wire: bytes) -> Origin:

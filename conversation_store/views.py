@@ -20,6 +20,7 @@ from conversation_store.history import History, Uses, settings_draft, turn_draft
 from conversation_store.preflight import fields_for
 from conversation_store.record import canonical, chain, view
 from conversation_store.record.chain import Entry, draft
+from conversation_store.record.splices import Parted
 from conversation_store.record.turns import PREFILL_MARK, Origin, Turn, fields_of
 from conversation_store.record.view import Span, View
 from conversation_store.storage import identity, log
@@ -141,7 +142,7 @@ def fork(history: History, at: Place | None, key: str | None) -> UUID | None:
     return new if made else None
 
 
-def edit(history: History, old: Turn, origin: Origin, wire: bytes, about: Mapping[str, Any]) -> Commit:
+def edit(history: History, old: Turn, origin: Origin, message: Parted, about: Mapping[str, Any]) -> Commit:
     """
     Cut the view before a turn, and let a new one stand in its place.
 
@@ -152,7 +153,7 @@ def edit(history: History, old: Turn, origin: Origin, wire: bytes, about: Mappin
     place = (old.conversation, old.position)
     kept = without_after(spans, place)
     moment = identity.now()
-    detached = history.detached(wire, moment)
+    detached = history.kept_apart(message, moment)
     made = turn_draft(fields_for(origin, detached), detached, moment, about)
     own = Span(history.id, history.head.length, history.head.length)
     known = history.known_upto(place)

@@ -37,7 +37,17 @@ def say(chat: Conversation, images: list[Image]) -> None:
     chat.send("And now?")
 
 
-WORK: Final[Mapping[str, Callable[[Conversation, list[Image]], None]]] = {"send": send, "stream": stream, "say": say}
+def say_at_once(chat: Conversation, images: list[Image]) -> None:
+    """Say all of them in one message, with the request itself."""
+    chat.send(*images, "And now?")
+
+
+WORK: Final[Mapping[str, Callable[[Conversation, list[Image]], None]]] = {
+    "send": send,
+    "stream": stream,
+    "say": say,
+    "say_at_once": say_at_once,
+}
 
 
 def held(name: str) -> int:
@@ -54,7 +64,7 @@ def main(work: str, database: str, api: str, pictures: str) -> None:
         with small.stream("And a bee?") as answer:
             assert answer.reply.text
         chat = store.open(KEY, **SETTINGS)
-        images = [Image.open(path) for path in sorted(Path(pictures).iterdir())] if work == "say" else []
+        images = [Image.open(path) for path in sorted(Path(pictures).iterdir())] if work.startswith("say") else []
         Path("/proc/self/clear_refs").write_text("5")  # the most from now on
         before = held("VmRSS")
         WORK[work](chat, images)

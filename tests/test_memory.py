@@ -47,7 +47,7 @@ def test_thirty_megabytes_of_pictures_need_little_memory(database_url: str, tmp_
     folder.mkdir()
     for n in range(PICTURES):
         (folder / f"{n:02}.png").write_bytes(pictures.png(colour=(n, 1, 2), padding=PICTURE))
-    if work != "say":
+    if not work.startswith("say"):
         with Store(database_url) as store:
             chat = store.open(frugal.KEY, **frugal.SETTINGS)
             for path in sorted(folder.iterdir()):

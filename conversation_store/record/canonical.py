@@ -194,15 +194,20 @@ def items(data: bytes) -> list[Member]:
     return _in_bytes(text, _walk(text, "[", "]"))
 
 
-def dumps(value: object, path: str = "") -> bytes:
+def dumps(value: object, path: str = "", depth: int = 0) -> bytes:
     """
     Write a caller's value, once and for ever: compact UTF-8, keys in the caller's order.
+
+    Args:
+        value: What is to be written.
+        path: What leads to it.
+        depth: How deep it is in what is written of it.
 
     Raises:
         ContentError: Something JSON cannot say exactly (``NaN``, a key that is no string, bytes, a lone
             surrogate, too deep a nesting), with *path* leading to it.
     """
-    _check(value, path, 0)
+    _check(value, path, depth)
     try:
         return _encoder.encode(value).encode()
     except ValueError:  # an integer with more digits than str() gives

@@ -7,15 +7,17 @@ keys are kept. What a caller gives is checked first: an unknown key is a mistake
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from attrs import NOTHING, fields
 from cattrs import Converter
 
 from conversation_store.errors import ContentError
-from conversation_store.record import canonical
+from conversation_store.record import canonical, splices
 from conversation_store.record.blocks import ABSENT, KNOWN, Block, Unknown
+from conversation_store.record.splices import Cut, Later, Parted
 
 Content: TypeAlias = "str | Block | Mapping[str, Any]"
 """What a caller may give as one piece of content: words, a block object, or a dict in the API's shape."""
@@ -211,6 +213,41 @@ def wire(role: str, content: Sequence[Content], path: str = "") -> bytes:
     where = f"{path}.content" if path else "content"
     value = content_of(content, where)
     return b'{"role":"' + role.encode() + b'","content":' + canonical.dumps(value, where) + b"}"
+
+
+def parted(role: str, content: Sequence[Content], path: str = "") -> Parted:
+    """
+    Write a message as ``wire`` does, without its long strings, which are never in memory all at once.
+
+    Raises:
+        ContentError: Naming the place, below *path*.
+    """
+    where = f"{path}.content" if path else "content"
+    value = content_of(content, where)
+    opening = b'{"role":"' + role.encode() + b'","content":'
+    if not isinstance(value, list):
+        return Parted.of(opening + canonical.dumps(value, where) + b"}")
+    bodies: list[bytes] = []
+    cuts: list[Cut | Later] = []
+    offset = len(opening) + 1
+    for n, block in enumerate(value):
+        again = partial(_cut_block, block, f"{where}.{n}")
+        body, found = again()
+        cuts += [
+            Later(offset + each.offset, each.encoding, len(each.data), partial(_string_of, again, m))
+            for m, each in enumerate(found)
+        ]
+        bodies.append(body)
+        offset += len(body) + 1
+    return Parted(opening + b"[" + b",".join(bodies) + b"]}", cuts)
+
+
+def _cut_block(block: object, where: str) -> tuple[bytes, list[Cut]]:
+    return splices.cut(canonical.dumps(block, where, depth=1))
+
+
+def _string_of(again: Callable[[], tuple[bytes, list[Cut]]], n: int) -> bytes:
+    return again()[1][n].data
 
 
 def wire_of_message(message: Mapping[str, Any], path: str) -> tuple[str, bytes]:

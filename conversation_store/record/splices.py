@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from binascii import Error as BadBase64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Literal, TypeAlias
 
 import pybase64
-from attrs import frozen
+from attrs import field, frozen
 
 Encoding: TypeAlias = Literal["base64", "raw"]
 
@@ -48,6 +48,48 @@ class Cut:
     offset: int
     data: bytes
     encoding: Encoding
+
+
+@frozen
+class Later:
+    """
+    A string taken out of a body, whose bytes are made again when somebody wants them; else like ``Cut``.
+
+    Attributes:
+        offset: Where in the shortened body it was.
+        encoding: How to get the string back from its bytes.
+        size: How many bytes.
+        load: Makes them.
+    """
+
+    offset: int
+    encoding: Encoding
+    size: int
+    load: Callable[[], bytes] = field(repr=False, eq=False)
+
+    @property
+    def data(self) -> bytes:
+        """The bytes to keep."""
+        return self.load()
+
+
+@frozen
+class Parted:
+    """
+    A message without its long strings, and those strings.
+
+    Attributes:
+        body: The message, with nothing in their place.
+        cuts: The strings, in the order of their offsets.
+    """
+
+    body: bytes
+    cuts: Sequence[Cut | Later] = ()
+
+    @classmethod
+    def of(cls, body: bytes, shortest: int = SHORTEST, *, marks: Iterable[Sequence[int]] = ()) -> Parted:
+        """Take the long strings out of a body; see ``cut``."""
+        return cls(*cut(body, shortest, marks=marks))
 
 
 def encode(data: bytes) -> bytes:
@@ -133,7 +175,7 @@ def _strings(body: bytes) -> Iterator[tuple[int, int]]:
         yield found.span(1)
 
 
-def moved(marks: Iterable[Sequence[int]], cuts: Sequence[Cut]) -> list[list[int]]:
+def moved(marks: Iterable[Sequence[int]], cuts: Sequence[Cut | Later]) -> list[list[int]]:
     """Say where spans of a body are in the shortened one, as [start, length]; ``cut`` was told of them."""
 
     def place(at: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conversation_store.errors import ContentError
-from conversation_store.record import canonical
+from conversation_store.record import canonical, codec, splices
 from conversation_store.record.blocks import ABSENT, KNOWN, Image, Text, ToolResult, Unknown
 from conversation_store.record.codec import block_of, content_of, tool_result_content, wire, wire_of_message
 from tests.strategies import KINDS, TEXTS, UNKNOWN_KEYS, blocks, conversations, values
@@ -274,3 +275,38 @@ def test_any_value_in_a_known_block(kind: str, data: st.DataObject) -> None:
     value = {name: data.draw(values()) for name in (*KINDS[kind].required, *KINDS[kind].optional)}
     found = path_of_error(partial(content_of, [{"type": kind, **value}], "content"))
     assert found is None or found.startswith("content.0")
+
+
+@given(
+    said=st.lists(
+        st.one_of(
+            st.text(max_size=20),
+            st.binary(max_size=3000).map(
+                lambda data: {
+                    "type": "image",
+                    "source": {"type": "base64", "media_type": "image/png", "data": base64.b64encode(data).decode()},
+                }
+            ),
+            st.binary(min_size=800, max_size=2000).map(
+                lambda data: {
+                    "type": "tool_result",
+                    "tool_use_id": "toolu_1",
+                    "content": [
+                        {"type": "text", "text": base64.b64encode(data).decode()},
+                        {"type": "text", "text": "é"},
+                    ],
+                }
+            ),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_a_parted_message_is_the_wire_without_its_long_strings(said: list[Any]) -> None:
+    """Written block by block, it is cut as the whole would be, byte for byte."""
+    expected = splices.Parted.of(codec.wire("user", said))
+    found = codec.parted("user", said)
+    assert found.body == expected.body
+    assert [(each.offset, each.encoding, each.data) for each in found.cuts] == [
+        (each.offset, each.encoding, each.data) for each in expected.cuts
+    ]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from conversation_store.api.request import Insert, Messages, Part, Piece
-from conversation_store.api.rules.messages import Message, message_of
+from conversation_store.api.rules.findings import Finding
+from conversation_store.api.rules.messages import Message, check_shape, message_of
 from conversation_store.api.rules.order import Outline
 from conversation_store.api.rules.ordinary import is_ordinary
 from conversation_store.api.rules.places import Attachment, Place
@@ -114,7 +115,15 @@ def _offset(each: tuple[int, Insert]) -> int:
     return each[0]
 
 
-def _read(pieces: Sequence[Piece], n: int, turn: int | None, turns: int, *, ours: bool) -> Message:
+def faults(pieces: Sequence[Piece], path: str) -> list[Finding]:
+    """Hold one message of a caller's to the rules of its shape; *path* leads to it, with a dot at its end."""
+    value, attachments = _value(pieces)
+    role, plain = str(value.get("role")), isinstance(value.get("content"), str)
+    return check_shape(message_of(value, Place(f"{path}content", role, plain=plain, attachments=attachments)))
+
+
+def _value(pieces: Sequence[Piece]) -> tuple[Mapping[str, Any], dict[str, Attachment]]:
+    """Parse a message; names stand in it for the strings that are kept elsewhere."""
     attachments: dict[str, Attachment] = {}
     parts: list[bytes] = []
     for piece in pieces:
@@ -124,10 +133,14 @@ def _read(pieces: Sequence[Piece], n: int, turn: int | None, turns: int, *, ours
             parts.append(name.encode())
         else:
             parts.append(piece)
+    return canonical.object_of(parts[0] if len(parts) == 1 else b"".join(parts)), attachments
+
+
+def _read(pieces: Sequence[Piece], n: int, turn: int | None, turns: int, *, ours: bool) -> Message:
     try:
-        value = canonical.object_of(parts[0] if len(parts) == 1 else b"".join(parts))
+        value, attachments = _value(pieces)
     except CodecError:
-        value = {}  # results gathered beside a turn of no blocks: a broken history, and found to be one
+        value, attachments = {}, {}  # a broken history, and found to be one
     plain = isinstance(value.get("content"), str)
     place = Place(f"messages.{n}.content", str(value.get("role")), n, turn, turns, ours, plain, attachments)
     return message_of(value, place)
