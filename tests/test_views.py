@@ -411,7 +411,7 @@ class Views(RuleBasedStateMachine):
             assert chat.verify() == []
 
 
-@pytest.mark.parametrize("examples", [25, pytest.param(2000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [25, pytest.param(2000, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
 def test_every_view_is_what_a_list_would_be(store: Store, examples: int) -> None:
     """Forks of forks, rewinds of forks, forks of rewound conversations, in any order."""
 
