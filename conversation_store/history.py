@@ -520,11 +520,20 @@ class History:
         Raises:
             CodecError: It has none.
         """
+        return self.outcome_at(self.id, exchange.position)
+
+    def outcome_at(self, of: UUID, request: int) -> tuple[Entry, Mapping[str, Any]]:
+        """
+        Read the outcome entry of an exchange of any log that this view shows; as ``outcome``.
+
+        Raises:
+            CodecError: It has none.
+        """
         with self.database.read() as connection:
-            position = ledger.outcome_of(connection, self.id, exchange.position)
-        if position is None:
-            raise CodecError(f"exchange {exchange.position} has no outcome")
-        entry = self.entry(position)
+            position = ledger.outcome_of(connection, of, request)
+            if position is None:
+                raise CodecError(f"exchange {request} has no outcome")
+            entry = _entry(connection, of, position)
         return entry, canonical.object_of(entry.body or b"{}")
 
     def overrides_of(self, exchange: Exchange) -> Mapping[str, Any]:

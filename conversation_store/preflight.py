@@ -21,7 +21,6 @@ from conversation_store.history import History
 from conversation_store.record import canonical, codec
 from conversation_store.record.blocks import ABSENT
 from conversation_store.record.codec import Content
-from conversation_store.record.exchange import State
 from conversation_store.record.splices import Parted
 from conversation_store.record.turns import Origin, fields_of
 from conversation_store.storage import identity
@@ -266,14 +265,12 @@ def _carried_on(history: History) -> Mapping[str, Any]:
     messages = history.messages
     if not messages.calling or messages.calling[-1] not in messages.last_spoken:
         return {}
-    last = history.newest_exchange()
-    if last is None or "container" in history.settings.params:
+    of, position = messages.places[messages.calling[-1]]
+    request = fields_of(history.entry_of(of, position).header).get("request")
+    if request is None or "container" in history.settings.params:
         return {}
-    if last.state is State.ANSWERED:
-        name = container_of(history.outcome(last)[1].get("envelope", {}))
-    else:
-        name = history.overrides_of(last).get("container")
-    return {"container": name} if isinstance(name, str) else {}
+    name = container_of(history.outcome_at(of, request)[1].get("envelope", {}))
+    return {} if name is None else {"container": name}
 
 
 def container_of(envelope: Mapping[str, Any]) -> str | None:

@@ -656,6 +656,8 @@ def test_a_programmatic_call_keeps_its_caller_and_container(chat: Conversation, 
     assert reply.fields["container"] == container
     chat.tool_result("toolu_1", "rain")
     assert store.get(chat.id).request().params["container"] == "container_1"
+    fork = chat.fork()
+    assert fork.request().params["container"] == "container_1"
     with pytest.raises(OverloadedError):
         chat.send()
     assert store.get(chat.id).send().text == "Rain."
