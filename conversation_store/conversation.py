@@ -854,6 +854,15 @@ class Conversation:
             raise ContentError(finding.path, "this finding does not hold any more: check() again")
         return mend(self._history, finding, prefill)
 
+    def as_seen_by(self, exchange: Exchange | int) -> Sequence[Turn]:
+        """
+        Say what the model was shown in a past request: its turns, in order, and its prefill last.
+
+        Raises:
+            CodecError: There is no such exchange.
+        """
+        return tuple(self._history.as_seen_by(exchange.position if isinstance(exchange, Exchange) else exchange))
+
     def tokens(self, **overrides: Any) -> Tokens:
         """
         Account for the tokens of the next request as it stands, turn by turn, from what answers recorded.

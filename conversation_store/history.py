@@ -577,6 +577,24 @@ class History:
         """Build a past request again, ready to be sent; see ``rebuilt`` of this module."""
         return rebuilt(self.database, self.id, position, self.known_secrets)
 
+    def as_seen_by(self, position: int) -> list[Turn]:
+        """
+        Read the turns that a past request had, its prefill last.
+
+        Raises:
+            CodecError: There is no such request.
+        """
+        with self.database.read() as connection:
+            entry = _entry(connection, self.id, position)
+            fields = fields_of(entry.header)
+            if entry.kind != "request":
+                raise CodecError(f"entry {position} is no request")
+            spans, _ = view_at(connection, self.id, fields["view"])
+            seen = turns(self.database, connection, spans, fields["last"] + 1)
+            if "prefill" in fields:
+                seen.append(turn(self.database, self.id, _entry(connection, self.id, fields["prefill"])))
+        return seen
+
     @property
     def known_secrets(self) -> dict[str, str]:
         """Every secret known here: the client's, and over them what was given to this conversation."""

@@ -280,7 +280,8 @@ def listing(database: str, scope: str, limit: int) -> int:
 @key_argument("which")
 @database_options
 @click.option("--full", is_flag=True, help="Unfold thinking, tool calls and results.")
-def show(which: str, database: str, scope: str, full: bool) -> int:
+@click.option("--as-seen-by", type=int, metavar="POSITION", help="What the model was shown by the request there.")
+def show(which: str, database: str, scope: str, full: bool, as_seen_by: int | None) -> int:
     """
     Print a conversation: who said what, who made it, what every request became.
 
@@ -290,7 +291,10 @@ def show(which: str, database: str, scope: str, full: bool) -> int:
     screen = Screen()
     with to_read(database, scope) as store:
         conversation = find(store, which)
-        turns, exchanges = conversation.turns, list(conversation.exchanges)
+        exchanges = list(conversation.exchanges)
+        if as_seen_by is not None:
+            exchanges = [_exchange(conversation, as_seen_by)]
+        turns = conversation.turns if as_seen_by is None else conversation.as_seen_by(as_seen_by)
         _print_header(screen, conversation, turns, exchanges)
         for number, turn in enumerate(turns):
             if turn.conversation == conversation.id:
@@ -351,6 +355,13 @@ def verify(which: str | None, database: str, scope: str) -> int:
     return Code.FINDING if found else Code.DONE
 
 
+def _exchange(conversation: Conversation, position: int) -> Exchange:
+    for exchange in conversation.exchanges:
+        if exchange.position == position:
+            return exchange
+    raise MissingExchangeError(f"{position} in {name_of(conversation)}")
+
+
 @click.command("replay")
 @key_argument("which")
 @click.argument("position", type=int)
@@ -365,8 +376,7 @@ def replay(which: str, position: int, database: str, scope: str) -> int:
     screen = Screen()
     with to_read(database, scope) as store:
         conversation = find(store, which)
-        if all(exchange.position != position for exchange in conversation.exchanges):
-            raise MissingExchangeError(f"{position} in {name_of(conversation)}")
+        _exchange(conversation, position)
         try:
             body = conversation.replay(position)
         except CodecError as error:
