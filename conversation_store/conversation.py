@@ -499,7 +499,7 @@ class Conversation:
             overrides: Settings for these exchanges alone.
 
         Returns:
-            The last reply; with calls still open where *max_rounds* was reached.
+            The last reply; with calls still open where *max_rounds* was reached or the model refused.
 
         Raises:
             ToolOutcomeError: A tool of *effects* was begun before and has no result; nothing more was run.
@@ -512,8 +512,8 @@ class Conversation:
             if self._history.messages.roles[-1:] == ["assistant"] or not self._history.messages.roles:
                 break
             reply = self.send(**overrides)
-            if not self.open_calls:
-                return reply
+            if reply.refused or not self.open_calls:
+                return reply  # a refusal sets results aside, which opens their calls again: only the caller may
         last = self._history.newest_exchange()
         if last is None or last.state not in {State.ANSWERED, State.REFUSED}:
             raise ContentError("", "there is no call to answer: say something first")
@@ -524,7 +524,8 @@ class Conversation:
             if self._history.was_begun(call) and not rerun:
                 raise ToolOutcomeError(call.id, tools.name_of(call))
             fields = {"tool": call.id}
-            self._history.append_whenever(draft("note", at=identity.now(), salt=identity.new_salt(), fields=fields))
+            # At the length that was looked at: of two workers, one alone may have begun it.
+            self._history.append([draft("note", at=identity.now(), salt=identity.new_salt(), fields=fields)])
         content, failed = tools.run(call, known)
         self.tool_result(call.id, content, is_error=failed)
 
