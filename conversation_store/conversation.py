@@ -23,12 +23,10 @@ from conversation_store.api.stream import decode_all
 from conversation_store.audit.caches import CacheReport, explain
 from conversation_store.audit.verify import Fault, verify_conversation
 from conversation_store.errors import (
-    APIError,
     BusyError,
     CodecError,
     ConfigurationError,
     ContentError,
-    InterruptedAnswerError,
     NotFoundError,
     RuleViolationError,
     ToolOutcomeError,
@@ -45,7 +43,7 @@ from conversation_store.record.exchange import Exchange, State
 from conversation_store.record.reply import Reply
 from conversation_store.record.turns import Origin, Turn
 from conversation_store.sending import Sending
-from conversation_store.storage import identity, journal, ledger
+from conversation_store.storage import identity, ledger
 from conversation_store.storage.blobs import Blob
 from conversation_store.storage.engine import Database
 from conversation_store.storage.log import Kept
@@ -577,7 +575,8 @@ class Conversation:
                 ``give_up`` records it as failed. The turn stays in every case.
 
         Returns:
-            The reply where something was sent; None where there was nothing to resolve or to go on from.
+            The reply where something was sent, or where the answer had arrived whole: then it is recorded, whatever
+            the action, and nothing sent again. None where there was nothing to resolve or to go on from.
 
         Raises:
             BusyError: Its lease is not over, and its worker may be alive.
@@ -585,9 +584,13 @@ class Conversation:
         """
         if action not in {"resend", "keep_partial", "give_up"}:
             raise ContentError("action", "is one of resend, keep_partial, give_up")
-        lost = self._settle(action)
-        if lost is not None and action == "resend":
-            return self._tried_again(lost, {})
+        settled = self._settle(action)
+        if settled is not None and settled.reply is not None:
+            client = self._history.options.client
+            going_on = client is not None and action != "give_up"
+            return self._sending(client).reply(settled, client) if client and going_on else settled.reply
+        if settled is not None and action == "resend":
+            return self._tried_again(settled.exchange, {})
         return self._go_on_from_partial() if action == "keep_partial" else None
 
     def recover_stream(self, action: Literal["resend", "keep_partial"] = "resend") -> Stream:
@@ -605,13 +608,15 @@ class Conversation:
         sending = self._sending(client)
 
         def first() -> Pending:
-            lost = self._settle(action)
+            settled = self._settle(action)
+            if settled is not None and settled.reply is not None:
+                return settled
             if action == "keep_partial":
                 begun = self._begun_from_partial(sending.terms, stream=True)
                 if begun is not None:
                     return begun
-            elif lost is not None:
-                return pending.again(self._history, lost, {}, sending.terms, stream=True)
+            elif settled is not None:
+                return pending.again(self._history, settled.exchange, {}, sending.terms, stream=True)
             raise ContentError("", "there is nothing to go on from: no word had arrived, or nothing is unanswered")
 
         return Stream(sending, client, first)
@@ -619,10 +624,10 @@ class Conversation:
     def partial_text(self, exchange: Exchange) -> str:
         """Read the words that had arrived of an answer that broke off or is lost; empty where none had."""
         if exchange.state in {State.PENDING, State.UNKNOWN}:
-            return decode_all(self._arrived(exchange))[1].text
+            return decode_all(pending.arrived(self._history, exchange))[1].text
         return self._history.partial_text(exchange) if exchange.state is State.INTERRUPTED else ""
 
-    def _settle(self, action: Recovery) -> Exchange | None:
+    def _settle(self, action: Recovery) -> Pending | None:
         """Record what is to be recorded of a lost exchange before anything is sent; None where none is lost."""
         known = self._history
         abandoned = known.abandoned()
@@ -631,28 +636,7 @@ class Conversation:
         if not abandoned:
             return None
         lost = known.exchange(known.head.pending_position)
-        arrived = self._arrived(lost)
-        if action != "resend" or arrived:
-            # What had arrived of a stream becomes part of the record before anything else is done.
-            self._give_up(lost, arrived, keep=action == "keep_partial")
-        return known.exchange(lost.position)
-
-    def _arrived(self, lost: Exchange) -> bytes:
-        """Read what the journal has of a lost exchange's answer."""
-        if not lost.streamed:
-            return b""
-        with self._history.database.read() as connection:
-            return journal.read(connection, self.id, lost.position)
-
-    def _give_up(self, lost: Exchange, arrived: bytes, *, keep: bool) -> None:
-        """Record that a lost exchange has no answer, and what had arrived of one."""
-        if keep or arrived:
-            error: APIError = InterruptedAnswerError(
-                f"the worker was lost before the answer was whole; {len(arrived)} bytes had arrived", partial=arrived
-            )
-        else:
-            error = APIError("given up: whether it was answered is not known")
-        Pending(self._history, lost).fail(error)
+        return pending.settled(known, lost, resend=action == "resend", keep=action == "keep_partial")
 
     def _go_on_from_partial(self) -> Reply | None:
         """

@@ -16,7 +16,9 @@ from conversation_store import exchanges, history, outcomes
 from conversation_store.api import costs
 from conversation_store.api import request as requests
 from conversation_store.api.request import Messages, Request, Settings
+from conversation_store.api.stream import decode_all
 from conversation_store.errors import (
+    APIError,
     BusyError,
     CodecError,
     ConflictError,
@@ -36,7 +38,7 @@ from conversation_store.record.exchange import Attempt, Exchange, State
 from conversation_store.record.reply import Reply
 from conversation_store.record.turns import Origin, fields_of
 from conversation_store.record.view import View
-from conversation_store.storage import blobs, identity, ledger
+from conversation_store.storage import blobs, identity, journal, ledger
 from conversation_store.storage.blobs import Blob
 from conversation_store.storage.log import Commit
 from conversation_store.storage.tables import NO_TOKEN
@@ -572,6 +574,60 @@ def _messages_of(known: History, fields: Mapping[str, Any]) -> Messages:
         spans, _ = history.view_at(connection, known.id, fields["view"])
         history.add_messages(messages, known.database, connection, spans, fields["last"] + 1)
     return messages
+
+
+# --- an exchange whose worker is gone ----------------------------------------------------------------------------
+
+
+def arrived(known: History, lost: Exchange) -> bytes:
+    """Read what the journal has of a lost exchange's answer."""
+    if not lost.streamed:
+        return b""
+    with known.database.read() as connection:
+        return journal.read(connection, known.id, lost.position)
+
+
+def settled(known: History, lost: Exchange, *, resend: bool = False, keep: bool = False) -> Pending:
+    """
+    Record what had arrived of a lost exchange's answer, before anything else is done about it.
+
+    An answer that had arrived whole is the answer: it is in ``reply``, and there is nothing to send again.
+
+    Args:
+        known: The conversation, its row read just now.
+        lost: The exchange, the one that is pending.
+        resend: Whether it will be sent again: then one of which nothing came is left as it is.
+        keep: Whether it is interrupted although nothing came.
+
+    Raises:
+        BusyError: Another worker was first.
+    """
+    pending = Pending(known, lost)
+    data = arrived(known, lost)
+    if known.head.pending_position != lost.position:
+        raise BusyError(known.id, known.kept.lease_until)
+    if resend and not data:
+        return pending
+    message, read = decode_all(data)
+    try:
+        if message is not None or outcomes.is_message(data):
+            with known.database.read() as connection:
+                prefill = history.prefill_of(connection, known.id, lost.position)
+            kept = history.keeps_rejected(known.entry(lost.position))
+            pending = Pending(known, lost, prefill=prefill, on_rejected="keep" if kept else "set_aside")
+            if message is None:
+                pending.finish(data)
+            else:
+                pending.finish_stream(message, data, incomplete=frozenset(read.incomplete))
+        elif keep or data:
+            said = f"the worker was lost before the answer was whole; {len(data)} bytes had arrived"
+            pending.fail(InterruptedAnswerError(said, partial=data))
+        else:
+            pending.fail(APIError("given up: whether it was answered is not known"))
+    except LeaseLostError:
+        known.refresh()
+        raise BusyError(known.id, known.kept.lease_until) from None
+    return pending
 
 
 # --- the same message again --------------------------------------------------------------------------------------
