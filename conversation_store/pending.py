@@ -28,6 +28,7 @@ from conversation_store.errors import (
     InterruptedAnswerError,
     LeaseLostError,
     NotSavedError,
+    NotSentError,
 )
 from conversation_store.history import History, Uses, turn_draft
 from conversation_store.outcomes import Answer
@@ -139,8 +140,7 @@ class Pending:
         self._refuse_ended()
         if answer is not None:
             message, exact = outcomes.bytes_of(answer)
-            self._taken = _Taken(message, message if exact else None, "bytes" if exact else "object", attempts)
-            self._ending = None
+            self._take(_Taken(message, message if exact else None, "bytes" if exact else "object", attempts))
         return self._finished()
 
     def finish_stream(
@@ -157,8 +157,13 @@ class Pending:
         Raises:
             As ``finish``.
         """
-        self._taken, self._ending = _Taken(message, response, "stream", attempts, incomplete), None
+        self._take(_Taken(message, response, "stream", attempts, incomplete))
         return self._finished()
+
+    def _take(self, taken: _Taken) -> None:
+        # The same answer again keeps what was decided about it: that may have been written.
+        if taken != self._taken:
+            self._taken, self._ending = taken, None
 
     def _refuse_ended(self) -> None:
         if self.exchange.state not in {State.PENDING, State.UNKNOWN}:
@@ -175,8 +180,8 @@ class Pending:
             raise NotSavedError(self, error.reason) from error
         made, received = self._ending, self._ending.answer
         turn = None if made.turn_entry is None else self._history.turn(made.turn_entry)
-        self.exchange = made.exchange
         self.reply = Reply(exchange=made.exchange, turn=turn, fields=received.fields, raw_content=received.content)
+        self.exchange = made.exchange
         return self.reply
 
     def fail(self, error: Exception) -> None:
@@ -254,6 +259,8 @@ class Pending:
         known = self._history
         while True:
             if ending.commit is not None and known.was_written(ending.commit):
+                if ending.shown is not None:
+                    known.forget_view()  # nobody knows whether it was shown
                 return
             if known.head.token != self.token:
                 known.refresh()
@@ -543,12 +550,20 @@ def _begun(known: History, planned: Planned, terms: Terms, beginning: _Beginning
     work = partial(exchanges.begin, commit=commit, exchange=exchange, superseded=beginning.superseded)
     try:
         known.write(work, commit, beginning.uses)
+        logger.debug("conversation %s: exchange %d begun, %d bytes", known.id, exchange.position, request.length)
+        return Pending(known, exchange, request, planned.prefill, terms.on_rejected)
     except LeaseLostError:
         # It was never ours: of two that found the same lost exchange, the other was first.
         known.refresh()
         raise BusyError(known.id, known.kept.lease_until) from None
-    logger.debug("conversation %s: exchange %d begun, %d bytes", known.id, exchange.position, request.length)
-    return Pending(known, exchange, request, planned.prefill, terms.on_rejected)
+    except Exception:
+        raise
+    except BaseException as error:
+        # Ctrl-C: where it was begun nobody has it in hand, and it would keep the conversation until its lease is over.
+        known.refresh()
+        if known.head.token == commit.after.token:
+            Pending(known, exchange).fail(NotSentError(f"stopped by {type(error).__name__} before it was sent"))
+        raise
 
 
 def _brought_back(known: History, old: Exchange, fields: Mapping[str, Any]) -> dict[str, Any] | None:

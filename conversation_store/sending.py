@@ -128,7 +128,9 @@ class Sending:
         except Exception:
             raise
         except BaseException:
-            begun.finish()  # it has arrived and was paid for: it is saved before Ctrl-C goes on
+            begun.finish(
+                answer.body, attempts=answer.attempts
+            )  # it has arrived and was paid for: it is saved before Ctrl-C goes on
             raise
 
     def _patiently(self, attempt: Callable[[], T]) -> T:

@@ -260,7 +260,7 @@ class _Round:
             except Exception:
                 raise
             except BaseException:
-                self.pending.finish()  # it has arrived and was paid for: it is saved before Ctrl-C goes on
+                save()  # it has arrived and was paid for: it is saved before Ctrl-C goes on
                 raise
         said = self.message.error
         if said is not None:
