@@ -15,6 +15,8 @@ from hashlib import sha256
 from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
 
+from attrs import evolve
+
 from conversation_store import exchanges, history, pending, preflight, tokens, tools
 from conversation_store.api.client import Client
 from conversation_store.api.request import Request
@@ -667,12 +669,13 @@ class Conversation:
         model = known.options.models.get(last.model)
         if model is not None and model.prefill:
             said = Said(prefill=words, overrides=known.overrides_of(last), stream=stream)
+            planned = preflight.plan(known, said)
         else:
             request = f"Your last answer was cut off. It began:\n\n{words}\n\nGo on exactly where it stops."
-            wire = codec.wire("user", (request,))
-            self._append_turns([(Origin.SYNTHETIC, wire, {"reason": f"exchange {last.position} broke off"})])
-            said = Said(overrides=known.overrides_of(last), stream=stream)
-        return pending.begin(known, preflight.plan(known, said), terms, retry_of=first)
+            said = Said(content=(request,), overrides=known.overrides_of(last), stream=stream)
+            planned = preflight.plan(known, said)
+            planned = evolve(planned, new=[(Origin.SYNTHETIC, message) for _, message in planned.new])
+        return pending.begin(known, planned, terms, retry_of=first, reason=f"exchange {last.position} broke off")
 
     # --- auditing --------------------------------------------------------------------------------------------------
 

@@ -363,6 +363,7 @@ def begin(
     *,
     continues: int | None = None,
     retry_of: int | None = None,
+    reason: str | None = None,
 ) -> Pending:
     """
     Write the beginning of an exchange: its turn, its prefill, its request, token and lease.
@@ -374,6 +375,7 @@ def begin(
         key: The caller's idempotency key.
         continues: The exchange whose paused answer this one goes on with.
         retry_of: The exchange whose broken answer this one goes on with.
+        reason: Why a turn that is synthetic was made.
 
     Raises:
         ConflictError, BusyError: Another worker is at it; nothing was written.
@@ -390,7 +392,8 @@ def begin(
         else:
             fields |= {"turn": position, "last": position}
         uses[len(drafts)] = message.blobs
-        drafts.append(turn_draft(fields_for(origin, message), message, at))
+        about = {"reason": reason} if origin is Origin.SYNTHETIC else None
+        drafts.append(turn_draft(fields_for(origin, message), message, at, about))
     if continues is not None:
         fields["continues"] = continues
     beginning = _Beginning(drafts=drafts, uses=uses, fields=fields, at=at, key=key, retry_of=retry_of)

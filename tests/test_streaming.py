@@ -36,6 +36,7 @@ from conversation_store.errors import (
     LeaseLostError,
     NotSavedError,
     OverloadedError,
+    RuleViolationError,
     UnknownOutcomeError,
 )
 from conversation_store.record import splices
@@ -880,6 +881,18 @@ CALL: Final = event("content_block_start", index=1, content_block={"type": "tool
 THINKING: Final = event("content_block_start", index=0, content_block={"type": "thinking", "thinking": ""}) + event(
     "content_block_delta", index=0, delta={"type": "thinking_delta", "thinking": "Ants, then."}
 )
+
+
+def test_asking_to_go_on_says_it_once(database_url: str) -> None:
+    """Where the rules refuse the request that asks for the rest, its words are not on the record, let alone twice."""
+    with served(database_url, START + said("Hello")) as (chat, _):
+        with suppress(InterruptedAnswerError):
+            by_stream(chat, "one")
+        chat.update(tool_choice={"type": "auto"})
+        for _ in range(2):
+            with pytest.raises(RuleViolationError):
+                chat.recover("keep_partial")
+        assert words(chat) == ["one"]
 
 
 @pytest.mark.parametrize("model", ["claude-haiku-4-5", "claude-sonnet-5-5"])
