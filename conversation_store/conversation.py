@@ -15,6 +15,8 @@ from hashlib import sha256
 from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
 
+from attrs import evolve
+
 from conversation_store import exchanges, history, pending, preflight, tokens, tools, views
 from conversation_store.api.client import Client
 from conversation_store.api.request import Request
@@ -23,12 +25,10 @@ from conversation_store.api.stream import decode_all
 from conversation_store.audit.caches import CacheReport, explain
 from conversation_store.audit.verify import Fault, verify_conversation
 from conversation_store.errors import (
-    APIError,
     BusyError,
     CodecError,
     ConfigurationError,
     ContentError,
-    InterruptedAnswerError,
     NotFoundError,
     RuleViolationError,
     ToolOutcomeError,
@@ -47,7 +47,7 @@ from conversation_store.record.reply import Reply
 from conversation_store.record.splices import Parted
 from conversation_store.record.turns import Origin, Turn
 from conversation_store.sending import Sending, check_text
-from conversation_store.storage import identity, journal, ledger, log
+from conversation_store.storage import identity, ledger, log
 from conversation_store.storage.blobs import Blob
 from conversation_store.storage.engine import Database
 from conversation_store.storage.log import Kept
@@ -505,7 +505,7 @@ class Conversation:
             overrides: Settings for these exchanges alone.
 
         Returns:
-            The last reply; with calls still open where *max_rounds* was reached.
+            The last reply; with calls still open where *max_rounds* was reached or the model refused.
 
         Raises:
             ToolOutcomeError: A tool of *effects* was begun before and has no result; nothing more was run.
@@ -518,8 +518,8 @@ class Conversation:
             if self._history.messages.roles[-1:] == ["assistant"] or not self._history.messages.roles:
                 break
             reply = self.send(**overrides)
-            if not self.open_calls:
-                return reply
+            if reply.refused or not self.open_calls:
+                return reply  # a refusal sets results aside, which opens their calls again: only the caller may
         last = self._history.newest_exchange()
         if last is None or last.state not in {State.ANSWERED, State.REFUSED}:
             raise ContentError("", "there is no call to answer: say something first")
@@ -530,7 +530,8 @@ class Conversation:
             if self._history.was_begun(call) and not rerun:
                 raise ToolOutcomeError(call.id, tools.name_of(call))
             fields = {"tool": call.id}
-            self._history.append_whenever(draft("note", at=identity.now(), salt=identity.new_salt(), fields=fields))
+            # At the length that was looked at: of two workers, one alone may have begun it.
+            self._history.append([draft("note", at=identity.now(), salt=identity.new_salt(), fields=fields)])
         content, failed = tools.run(call, known)
         self.tool_result(call.id, content, is_error=failed)
 
@@ -582,7 +583,8 @@ class Conversation:
                 ``give_up`` records it as failed. The turn stays in every case.
 
         Returns:
-            The reply where something was sent; None where there was nothing to resolve or to go on from.
+            The reply where something was sent, or where the answer had arrived whole: then it is recorded, whatever
+            the action, and nothing sent again. None where there was nothing to resolve or to go on from.
 
         Raises:
             BusyError: Its lease is not over, and its worker may be alive.
@@ -590,9 +592,13 @@ class Conversation:
         """
         if action not in {"resend", "keep_partial", "give_up"}:
             raise ContentError("action", "is one of resend, keep_partial, give_up")
-        lost = self._settle(action)
-        if lost is not None and action == "resend":
-            return self._tried_again(lost, {})
+        settled = self._settle(action)
+        if settled is not None and settled.reply is not None:
+            client = self._history.options.client
+            going_on = client is not None and action != "give_up"
+            return self._sending(client).reply(settled, client) if client and going_on else settled.reply
+        if settled is not None and action == "resend":
+            return self._tried_again(settled.exchange, {})
         return self._go_on_from_partial() if action == "keep_partial" else None
 
     def recover_stream(self, action: Literal["resend", "keep_partial"] = "resend") -> Stream:
@@ -610,13 +616,15 @@ class Conversation:
         sending = self._sending(client)
 
         def first() -> Pending:
-            lost = self._settle(action)
+            settled = self._settle(action)
+            if settled is not None and settled.reply is not None:
+                return settled
             if action == "keep_partial":
                 begun = self._begun_from_partial(sending.terms, stream=True)
                 if begun is not None:
                     return begun
-            elif lost is not None:
-                return pending.again(self._history, lost, {}, sending.terms, stream=True)
+            elif settled is not None:
+                return pending.again(self._history, settled.exchange, {}, sending.terms, stream=True)
             raise ContentError("", "there is nothing to go on from: no word had arrived, or nothing is unanswered")
 
         return Stream(sending, client, first)
@@ -624,10 +632,10 @@ class Conversation:
     def partial_text(self, exchange: Exchange) -> str:
         """Read the words that had arrived of an answer that broke off or is lost; empty where none had."""
         if exchange.state in {State.PENDING, State.UNKNOWN}:
-            return decode_all(self._arrived(exchange))[1].text
+            return decode_all(pending.arrived(self._history, exchange))[1].text
         return self._history.partial_text(exchange) if exchange.state is State.INTERRUPTED else ""
 
-    def _settle(self, action: Recovery) -> Exchange | None:
+    def _settle(self, action: Recovery) -> Pending | None:
         """Record what is to be recorded of a lost exchange before anything is sent; None where none is lost."""
         known = self._history
         abandoned = known.abandoned()
@@ -636,28 +644,7 @@ class Conversation:
         if not abandoned:
             return None
         lost = known.exchange(known.head.pending_position)
-        arrived = self._arrived(lost)
-        if action != "resend" or arrived:
-            # What had arrived of a stream becomes part of the record before anything else is done.
-            self._give_up(lost, arrived, keep=action == "keep_partial")
-        return known.exchange(lost.position)
-
-    def _arrived(self, lost: Exchange) -> bytes:
-        """Read what the journal has of a lost exchange's answer."""
-        if not lost.streamed:
-            return b""
-        with self._history.database.read() as connection:
-            return journal.read(connection, self.id, lost.position)
-
-    def _give_up(self, lost: Exchange, arrived: bytes, *, keep: bool) -> None:
-        """Record that a lost exchange has no answer, and what had arrived of one."""
-        if keep or arrived:
-            error: APIError = InterruptedAnswerError(
-                f"the worker was lost before the answer was whole; {len(arrived)} bytes had arrived", partial=arrived
-            )
-        else:
-            error = APIError("given up: whether it was answered is not known")
-        Pending(self._history, lost).fail(error)
+        return pending.settled(known, lost, resend=action == "resend", keep=action == "keep_partial")
 
     def _go_on_from_partial(self) -> Reply | None:
         """
@@ -688,12 +675,13 @@ class Conversation:
         model = known.options.models.get(last.model)
         if model is not None and model.prefill:
             said = Said(prefill=words, overrides=known.overrides_of(last), stream=stream)
+            planned = preflight.plan(known, said)
         else:
             request = f"Your last answer was cut off. It began:\n\n{words}\n\nGo on exactly where it stops."
-            message = codec.parted("user", (request,))
-            self._append_turns([(Origin.SYNTHETIC, message, {"reason": f"exchange {last.position} broke off"})])
-            said = Said(overrides=known.overrides_of(last), stream=stream)
-        return pending.begin(known, preflight.plan(known, said), terms, retry_of=first)
+            said = Said(content=(request,), overrides=known.overrides_of(last), stream=stream)
+            planned = preflight.plan(known, said)
+            planned = evolve(planned, new=[(Origin.SYNTHETIC, message) for _, message in planned.new])
+        return pending.begin(known, planned, terms, retry_of=first, reason=f"exchange {last.position} broke off")
 
     # --- views -----------------------------------------------------------------------------------------------------
 

@@ -318,9 +318,10 @@ class History:
 
     def show(self, view: tuple[View, int], keep: int) -> None:
         """Go on with another view, of which the first *keep* messages are those known."""
+        messages, self._messages = self._messages, None
         self._view = view
-        if self._messages is not None and not self._messages.cut(keep):
-            self._messages = None
+        if messages is not None and messages.cut(keep):
+            self._messages = messages
         if self._messages is None or self._outline.count > len(self._messages.closed):
             self._outline = Outline()
 
@@ -363,8 +364,11 @@ class History:
     @property
     def outline(self) -> Outline:
         """What rules need to know of the messages that are complete; only new ones are looked at."""
-        grow(self._outline, self.messages)
-        return self._outline
+        messages = self.messages
+        outline, self._outline = self._outline, Outline()  # should it be interrupted midway, it is looked at anew
+        grow(outline, messages)
+        self._outline = outline
+        return outline
 
     @property
     def turns(self) -> list[Turn]:
@@ -718,13 +722,15 @@ class History:
 
     def _advance(self, commit: Commit, uses: Uses) -> None:
         """Go on from what was just written: its messages are known, so nothing is read again."""
-        if self._messages is not None and self._known == commit.before.length:
+        messages, self._messages = self._messages, None  # should this be interrupted midway, nothing is known
+        if messages is not None and self._known == commit.before.length:
             for n, entry in enumerate(commit.entries):
                 if entry.kind == "turn" and entry.body is not None and PREFILL_MARK not in entry.header:
                     strings = attachments.inserts_of(self.database, entry.header, uses.get(n, ()))
-                    self._messages.add((self.id, entry.position), entry.header, entry.body, strings)
+                    messages.add((self.id, entry.position), entry.header, entry.body, strings)
             self._known = commit.after.length
         self.head = commit.after
+        self._messages = messages
 
 
 def turn_draft(fields: Mapping[str, Any], kept: Detached, at: int, about: Mapping[str, Any] | None = None) -> Entry:

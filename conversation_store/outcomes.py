@@ -102,6 +102,17 @@ class Answer:
         return value if isinstance(value, str) and value.isprintable() else None
 
 
+def is_message(arrived: bytes) -> bool:
+    """Say whether what came is no stream but a whole message; an event never begins with a brace."""
+    if not arrived.lstrip().startswith(b"{"):
+        return False
+    try:
+        Answer.read(arrived)
+    except CodecError:
+        return False
+    return True
+
+
 def answered(
     answer: Answer, *, prefill: str | Sequence[Any] | None, attempts: Sequence[Attempt], price: Price = NOT_KNOWN
 ) -> tuple[State, bytes, bytes | None, dict[str, Any]]:

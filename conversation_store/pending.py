@@ -16,7 +16,9 @@ from conversation_store import exchanges, history, outcomes
 from conversation_store.api import costs
 from conversation_store.api import request as requests
 from conversation_store.api.request import Messages, Request, Settings
+from conversation_store.api.stream import decode_all
 from conversation_store.errors import (
+    APIError,
     BusyError,
     CodecError,
     ConflictError,
@@ -26,6 +28,7 @@ from conversation_store.errors import (
     InterruptedAnswerError,
     LeaseLostError,
     NotSavedError,
+    NotSentError,
 )
 from conversation_store.history import History, Uses, turn_draft
 from conversation_store.outcomes import Answer
@@ -37,7 +40,7 @@ from conversation_store.record.reply import Reply
 from conversation_store.record.splices import Parted
 from conversation_store.record.turns import Origin, fields_of
 from conversation_store.record.view import View
-from conversation_store.storage import blobs, identity, ledger
+from conversation_store.storage import blobs, identity, journal, ledger
 from conversation_store.storage.blobs import Blob
 from conversation_store.storage.log import Commit
 from conversation_store.storage.tables import NO_TOKEN
@@ -138,8 +141,7 @@ class Pending:
         self._refuse_ended()
         if answer is not None:
             message, exact = outcomes.bytes_of(answer)
-            self._taken = _Taken(message, message if exact else None, "bytes" if exact else "object", attempts)
-            self._ending = None
+            self._take(_Taken(message, message if exact else None, "bytes" if exact else "object", attempts))
         return self._finished()
 
     def finish_stream(
@@ -156,8 +158,13 @@ class Pending:
         Raises:
             As ``finish``.
         """
-        self._taken, self._ending = _Taken(message, response, "stream", attempts, incomplete), None
+        self._take(_Taken(message, response, "stream", attempts, incomplete))
         return self._finished()
+
+    def _take(self, taken: _Taken) -> None:
+        # The same answer again keeps what was decided about it: that may have been written.
+        if taken != self._taken:
+            self._taken, self._ending = taken, None
 
     def _refuse_ended(self) -> None:
         if self.exchange.state not in {State.PENDING, State.UNKNOWN}:
@@ -174,8 +181,8 @@ class Pending:
             raise NotSavedError(self, error.reason) from error
         made, received = self._ending, self._ending.answer
         turn = None if made.turn_entry is None else self._history.turn(made.turn_entry)
-        self.exchange = made.exchange
         self.reply = Reply(exchange=made.exchange, turn=turn, fields=received.fields, raw_content=received.content)
+        self.exchange = made.exchange
         return self.reply
 
     def fail(self, error: Exception) -> None:
@@ -253,6 +260,8 @@ class Pending:
         known = self._history
         while True:
             if ending.commit is not None and known.was_written(ending.commit):
+                if ending.shown is not None:
+                    known.forget_view()  # nobody knows whether it was shown
                 return
             if known.head.token != self.token:
                 known.refresh()
@@ -355,6 +364,7 @@ def begin(
     *,
     continues: int | None = None,
     retry_of: int | None = None,
+    reason: str | None = None,
 ) -> Pending:
     """
     Write the beginning of an exchange: its turn, its prefill, its request, token and lease.
@@ -366,6 +376,7 @@ def begin(
         key: The caller's idempotency key.
         continues: The exchange whose paused answer this one goes on with.
         retry_of: The exchange whose broken answer this one goes on with.
+        reason: Why a turn that is synthetic was made.
 
     Raises:
         ConflictError, BusyError: Another worker is at it; nothing was written.
@@ -382,7 +393,8 @@ def begin(
         else:
             fields |= {"turn": position, "last": position}
         uses[len(drafts)] = message.blobs
-        drafts.append(turn_draft(fields_for(origin, message), message, at))
+        about = {"reason": reason} if origin is Origin.SYNTHETIC else None
+        drafts.append(turn_draft(fields_for(origin, message), message, at, about))
     if continues is not None:
         fields["continues"] = continues
     beginning = _Beginning(drafts=drafts, uses=uses, fields=fields, at=at, key=key, retry_of=retry_of)
@@ -542,12 +554,20 @@ def _begun(known: History, planned: Planned, terms: Terms, beginning: _Beginning
     work = partial(exchanges.begin, commit=commit, exchange=exchange, superseded=beginning.superseded)
     try:
         known.write(work, commit, beginning.uses)
+        logger.debug("conversation %s: exchange %d begun, %d bytes", known.id, exchange.position, request.length)
+        return Pending(known, exchange, request, planned.prefill, terms.on_rejected)
     except LeaseLostError:
         # It was never ours: of two that found the same lost exchange, the other was first.
         known.refresh()
         raise BusyError(known.id, known.kept.lease_until) from None
-    logger.debug("conversation %s: exchange %d begun, %d bytes", known.id, exchange.position, request.length)
-    return Pending(known, exchange, request, planned.prefill, terms.on_rejected)
+    except Exception:
+        raise
+    except BaseException as error:
+        # Ctrl-C: where it was begun nobody has it in hand, and it would keep the conversation until its lease is over.
+        known.refresh()
+        if known.head.token == commit.after.token:
+            Pending(known, exchange).fail(NotSentError(f"stopped by {type(error).__name__} before it was sent"))
+        raise
 
 
 def _brought_back(known: History, old: Exchange, fields: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -573,6 +593,60 @@ def _messages_of(known: History, fields: Mapping[str, Any]) -> Messages:
         spans, _ = history.view_at(connection, known.id, fields["view"])
         history.add_messages(messages, known.database, connection, spans, fields["last"] + 1)
     return messages
+
+
+# --- an exchange whose worker is gone ----------------------------------------------------------------------------
+
+
+def arrived(known: History, lost: Exchange) -> bytes:
+    """Read what the journal has of a lost exchange's answer."""
+    if not lost.streamed:
+        return b""
+    with known.database.read() as connection:
+        return journal.read(connection, known.id, lost.position)
+
+
+def settled(known: History, lost: Exchange, *, resend: bool = False, keep: bool = False) -> Pending:
+    """
+    Record what had arrived of a lost exchange's answer, before anything else is done about it.
+
+    An answer that had arrived whole is the answer: it is in ``reply``, and there is nothing to send again.
+
+    Args:
+        known: The conversation, its row read just now.
+        lost: The exchange, the one that is pending.
+        resend: Whether it will be sent again: then one of which nothing came is left as it is.
+        keep: Whether it is interrupted although nothing came.
+
+    Raises:
+        BusyError: Another worker was first.
+    """
+    pending = Pending(known, lost)
+    data = arrived(known, lost)
+    if known.head.pending_position != lost.position:
+        raise BusyError(known.id, known.kept.lease_until)
+    if resend and not data:
+        return pending
+    message, read = decode_all(data)
+    try:
+        if message is not None or outcomes.is_message(data):
+            with known.database.read() as connection:
+                prefill = history.prefill_of(connection, known.id, lost.position)
+            kept = history.keeps_rejected(known.entry(lost.position))
+            pending = Pending(known, lost, prefill=prefill, on_rejected="keep" if kept else "set_aside")
+            if message is None:
+                pending.finish(data)
+            else:
+                pending.finish_stream(message, data, incomplete=frozenset(read.incomplete))
+        elif keep or data:
+            said = f"the worker was lost before the answer was whole; {len(data)} bytes had arrived"
+            pending.fail(InterruptedAnswerError(said, partial=data))
+        else:
+            pending.fail(APIError("given up: whether it was answered is not known"))
+    except LeaseLostError:
+        known.refresh()
+        raise BusyError(known.id, known.kept.lease_until) from None
+    return pending
 
 
 # --- the same message again --------------------------------------------------------------------------------------

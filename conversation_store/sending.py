@@ -128,7 +128,8 @@ class Sending:
         except Exception:
             raise
         except BaseException:
-            begun.finish()  # it has arrived and was paid for: it is saved before Ctrl-C goes on
+            # It has arrived and was paid for: it is saved before Ctrl-C goes on.
+            begun.finish(answer.body, attempts=answer.attempts)
             raise
 
     def _patiently(self, attempt: Callable[[], T]) -> T:
@@ -177,6 +178,11 @@ class Sending:
             raise outcomes.error_of(known.outcome(last)[1])
         if last.state is not State.FAILED and self.on_unknown == "raise":
             raise UnknownOutcomeError(known.id, last.position, last.state)
+        if last.state is State.UNKNOWN and known.head.pending_position == last.position:
+            resolved = pending.settled(known, last, resend=True)
+            if resolved.reply is not None:
+                return resolved
+            last = resolved.exchange
         stream = last.streamed if self.said is None else self.said.stream
         return pending.again(known, last, {}, self.terms, stream=stream)
 

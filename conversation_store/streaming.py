@@ -18,10 +18,10 @@ from attrs import define, evolve, field
 
 from conversation_store.api.client import Client, Streamed
 from conversation_store.api.retry import INTERRUPTED
-from conversation_store.api.stream import Accumulator, Decoder, Event, TextDelta
+from conversation_store.api.stream import Accumulator, Decoder, Event, TextDelta, decode_all
 from conversation_store.errors import APIError, CodecError, InterruptedAnswerError, LeaseLostError
 from conversation_store.history import History
-from conversation_store.outcomes import Answer
+from conversation_store.outcomes import is_message
 from conversation_store.pending import Pending
 from conversation_store.record.reply import Reply
 from conversation_store.sending import MOST_PAUSES, Sending
@@ -54,7 +54,8 @@ class Stream:
     """
     An answer while it arrives: iterate it for events, or ``text`` for the words alone; ``reply`` at the end.
 
-    A context manager. Leaving it before the end records the exchange as interrupted, with what had arrived.
+    A context manager. Leaving it before the end records the exchange as interrupted, with what had arrived; as
+    answered where all of it had, read or not.
     """
 
     def __init__(
@@ -116,7 +117,9 @@ class Stream:
         self._events = None
         if self._round is not None and not self._round.ended:
             with suppress(InterruptedAnswerError):
-                self._round.end("the caller left" if error is None else f"stopped by {type(error).__name__}")
+                why = "the caller left" if error is None else f"stopped by {type(error).__name__}"
+                self._replies.append(self._round.end(why))
+                self._round = None
 
     def __iter__(self) -> Iterator[Event]:
         """
@@ -227,6 +230,8 @@ class _Round:
             self.journal.before_showing()
             yield event
             self.journal.after_showing()
+            if self.message.whole or self.message.error is not None:
+                return  # what comes after is no part of the answer
 
     def end(self, reason: str | None) -> Reply:
         """
@@ -239,7 +244,10 @@ class _Round:
         arrived = b"".join(self._arrived)
         attempts = self.streamed.attempts
         save: Callable[[], Reply] | None = None
-        if _is_message(arrived):
+        if not self.message.whole:
+            # Who left may have left what had arrived unread: were it all there, it would be paid for twice.
+            self.message = decode_all(arrived)[1]
+        if is_message(arrived):
             # Some gateways do not stream; nothing is missing.
             save = partial(self.pending.finish, arrived, attempts=attempts)
         elif self.message.whole:
@@ -252,7 +260,7 @@ class _Round:
             except Exception:
                 raise
             except BaseException:
-                self.pending.finish()  # it has arrived and was paid for: it is saved before Ctrl-C goes on
+                save()  # it has arrived and was paid for: it is saved before Ctrl-C goes on
                 raise
         said = self.message.error
         if said is not None:
@@ -270,17 +278,6 @@ class _Round:
         self.ended = True
         self.pending.fail(error)
         raise error
-
-
-def _is_message(arrived: bytes) -> bool:
-    """Say whether what came is no stream but a whole message; an event never begins with a brace."""
-    if not arrived.lstrip().startswith(b"{"):
-        return False
-    try:
-        Answer.read(arrived)
-    except CodecError:
-        return False
-    return True
 
 
 class _Journal:

@@ -18,7 +18,8 @@ import pytest
 from attrs import evolve, frozen
 from sqlalchemy import MetaData, create_engine, select
 
-from conversation_store import Client, Conversation, Exchange, Image, Pending, Store, Text
+from conversation_store import Client, Conversation, Exchange, Image, Pending, Store, Text, history, outcomes, pending
+from conversation_store.api.request import Messages
 from conversation_store.api.retry import Clock
 from conversation_store.errors import (
     APIError,
@@ -45,6 +46,7 @@ from conversation_store.errors import (
     UnknownResourceError,
     UnprocessableError,
 )
+from conversation_store.history import History
 from conversation_store.record.turns import fields_of
 from conversation_store.storage.engine import Database
 from conversation_store.testing import Answer, Fault, MessagesAPI, Model
@@ -1213,3 +1215,87 @@ def test_the_client_s_own_word_on_unknown_outcomes_counts(database_url: str) -> 
                     with pytest.raises(ServerError):
                         chat.send("Hello")
                 assert chat.exchanges[-1].state == expected
+
+
+# --- Ctrl-C at any moment ----------------------------------------------------------------------------------------
+
+
+def _stop_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, when: int, *, before: bool) -> None:
+    """Let the *when*-th call of a function end in Ctrl-C, before or after it did its work."""
+    really, calls = getattr(owner, name), []
+
+    def stopped(*arguments: Any, **options: Any) -> Any:
+        calls.append(name)
+        if len(calls) != when:
+            return really(*arguments, **options)
+        if not before:
+            really(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, name, stopped)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "when", "before", "state"),
+    [
+        (History, "_advance", 1, True, "failed"),
+        (History, "_advance", 1, False, "failed"),
+        (Messages, "add", 1, False, "failed"),
+        (pending.Pending, "__init__", 1, True, "failed"),
+        (outcomes, "bytes_of", 1, True, "answered"),
+        (History, "_advance", 2, True, "answered"),
+        (History, "_advance", 2, False, "answered"),
+        (Messages, "add", 2, True, "answered"),
+        (Messages, "add", 2, False, "answered"),
+        (pending, "Reply", 1, True, "answered"),
+        (pending, "Reply", 1, False, "answered"),
+    ],
+)
+def test_ctrl_c_loses_no_answer_and_holds_no_conversation(
+    chat: Conversation,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    owner: Any,
+    name: str,
+    when: int,
+    before: bool,
+    state: str,
+) -> None:
+    """Stopped while it is begun or saved, an exchange has its outcome, and the object knows what is on the record."""
+    chat.send("zero")
+    with monkeypatch.context() as patched:
+        _stop_once(patched, owner, name, when, before=before)
+        with pytest.raises(KeyboardInterrupt):
+            chat.send("one")
+    assert [each.state.value for each in chat.exchanges] == ["answered", state]
+    assert chat.request(check=False).body == store.get(chat.id).request(check=False).body
+    assert chat.send("two").text.endswith("two")
+    assert chat.verify() == []
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_ctrl_c_while_a_refusal_is_set_aside(
+    chat: Conversation, store: Store, api: MessagesAPI, monkeypatch: pytest.MonkeyPatch, *, before: bool
+) -> None:
+    """The turns that left the view are out of the object's too."""
+    chat.send("zero")
+    api.answer(Answer.refusal())
+    with monkeypatch.context() as patched:
+        _stop_once(patched, History, "show", 1, before=before)
+        with pytest.raises(KeyboardInterrupt):
+            chat.send("one")
+    assert [turn.text for turn in chat.turns] == ["zero", "You said: zero"]
+    assert chat.exchanges[-1].state == "refused"
+    assert chat.send("two").text == "You said: two"
+    assert len(api.requests[-1].body["messages"]) == 3
+
+
+def test_ctrl_c_while_the_rules_look(chat: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was looked at halfway is looked at anew."""
+    chat.user("zero")
+    with monkeypatch.context() as patched:
+        _stop_once(patched, history, "grow", 1, before=False)
+        with pytest.raises(KeyboardInterrupt):
+            chat.check()
+    assert chat.send().text == "You said: zero"

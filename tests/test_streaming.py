@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,15 @@ from sqlalchemy import Engine, create_engine, select, update
 
 from conversation_store import Client, Conversation, Exchange, Reply, Store
 from conversation_store.api.retry import Clock
-from conversation_store.api.stream import BlockStart, MessageStart, MessageStop, Ping, TextDelta, ThinkingDelta
+from conversation_store.api.stream import (
+    BlockStart,
+    MessageStart,
+    MessageStop,
+    Ping,
+    StreamError,
+    TextDelta,
+    ThinkingDelta,
+)
 from conversation_store.errors import (
     BusyError,
     ContentError,
@@ -28,6 +36,7 @@ from conversation_store.errors import (
     LeaseLostError,
     NotSavedError,
     OverloadedError,
+    RuleViolationError,
     UnknownOutcomeError,
 )
 from conversation_store.record import splices
@@ -374,7 +383,8 @@ OVERLOADED: Final = event(
 @contextmanager
 def served(url: str, body: bytes, key: str = "telegram:42", **more: Any) -> Iterator[tuple[Conversation, FaultyAPI]]:
     """Give a conversation whose API streams exactly these bytes."""
-    wire = framed(body, "chunked", **{"kind": "text/event-stream"} | more).wire
+    framing = more.pop("framing", "chunked")
+    wire = framed(body, framing, **{"kind": "text/event-stream"} | more).wire
     with (
         FaultyAPI(Sent(wire)) as api,
         Client("sk-ant-loopback", base_url=api.url, timeout=10) as client,
@@ -445,6 +455,29 @@ def test_a_whole_answer_is_whole(database_url: str, body: bytes, kind: str | Non
         assert stream.reply.exchange.state == "answered"
         assert words(chat) == ["one", "Hello!"]
         assert chat.verify() == []
+
+
+def test_leaving_what_had_arrived_whole(database_url: str) -> None:
+    """All of it was there when the caller left after its first event: the answer is whole, and not paid for twice."""
+    with served(database_url, WHOLE, framing="length") as (chat, _):
+        with chat.stream("one") as stream:
+            assert isinstance(next(iter(stream)), MessageStart)
+        assert stream.reply.text == "Hello!"
+        assert states(chat) == ["answered"]
+        assert words(chat) == ["one", "Hello!"]
+        assert chat.verify() == []
+
+
+@pytest.mark.parametrize("end", [STOP, OVERLOADED])
+def test_nothing_is_shown_after_the_end(database_url: str, end: bytes) -> None:
+    """Events that follow the end in the same piece are not of the answer, and are not shown as if they were."""
+    with served(database_url, START + said("Hello!") + ENDED + end + said("More", 1), framing="length") as (chat, _):
+        seen = []
+        with suppress(InterruptedAnswerError), chat.stream("one") as stream:
+            for each in stream:
+                seen.append(type(each))  # noqa: PERF401 - what was shown before the error counts
+        assert seen[-1] in {MessageStop, StreamError}
+        assert seen.count(TextDelta) == 1
 
 
 @pytest.mark.parametrize("kind", ["application/json", None])
@@ -739,6 +772,61 @@ def test_a_killed_process_is_sent_again(taken_over: TakenOver, api: MessagesAPI)
         sound(store, chat)
 
 
+DYING: Final = """
+import os, signal, sys
+from conversation_store import Client, Store
+from conversation_store.api.stream import MessageStop
+url, api = sys.argv[1:]
+with Client("sk-ant-loopback", base_url=api) as client, Store(url, client=client) as store:
+    chat = store.open("telegram:42", model="claude-haiku-4-5", max_tokens=64)
+    with chat.stream("What is an ant?", prefill="It is", journal="each", idempotency_key="1") as stream:
+        for event in stream:
+            if isinstance(event, MessageStop):
+                os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("how", ["resend", "keep_partial", "give_up", "stream", "key"])
+def test_a_process_killed_with_the_whole_answer_leaves_an_answer(
+    database_url: str, client: Client, api: MessagesAPI, tables: Engine, how: Any
+) -> None:
+    """The journal has all of it: it is recorded as the answer, and nobody is asked or paid again."""
+    Store(database_url).close()
+    api.answer(" a small thing.")
+    victim = subprocess.run([sys.executable, "-c", DYING, database_url, api.url], cwd=ROOT, check=False)
+    assert victim.returncode == -signal.SIGKILL
+    with Store(database_url, client=client) as store:
+        chat = store.get("telegram:42")
+        assert states(chat) == ["unknown"]
+        if how == "stream":
+            with chat.recover_stream("keep_partial") as stream:
+                reply = stream.reply
+        elif how == "key":
+            said = "What is an ant?"
+            reply = chat.send(said, prefill="It is", idempotency_key="1", on_unknown="resend")
+        else:
+            recovered = chat.recover(how)
+            assert recovered is not None
+            reply = recovered
+        assert reply.text == " a small thing."
+        assert states(chat) == ["answered"]
+        assert words(chat) == ["What is an ant?", "It is a small thing."]
+        assert len(api.requests) == 1
+        assert journal(tables) == b""
+        sound(store, chat)
+
+
+def test_a_key_sent_again_keeps_what_had_arrived(taken_over: TakenOver, tables: Engine) -> None:
+    """What came of a lost answer moves from the journal into its outcome, however it is sent again."""
+    store, chat = taken_over()
+    with store:
+        chat.send("What is an ant?", idempotency_key="1", on_unknown="resend")
+        assert partial(chat, chat.exchanges[0]) == UNFINISHED
+        assert states(chat) == ["interrupted", "answered"]
+        assert journal(tables) == b""
+        sound(store, chat)
+
+
 def test_what_had_arrived_outlives_sending_again(taken_over: TakenOver, tables: Engine) -> None:
     """The bytes that had come before it was sent again are still in the database."""
     store, chat = taken_over()
@@ -793,6 +881,18 @@ CALL: Final = event("content_block_start", index=1, content_block={"type": "tool
 THINKING: Final = event("content_block_start", index=0, content_block={"type": "thinking", "thinking": ""}) + event(
     "content_block_delta", index=0, delta={"type": "thinking_delta", "thinking": "Ants, then."}
 )
+
+
+def test_asking_to_go_on_says_it_once(database_url: str) -> None:
+    """Where the rules refuse the request that asks for the rest, its words are not on the record, let alone twice."""
+    with served(database_url, START + said("Hello")) as (chat, _):
+        with suppress(InterruptedAnswerError):
+            by_stream(chat, "one")
+        chat.update(tool_choice={"type": "auto"})
+        for _ in range(2):
+            with pytest.raises(RuleViolationError):
+                chat.recover("keep_partial")
+        assert words(chat) == ["one"]
 
 
 @pytest.mark.parametrize("model", ["claude-haiku-4-5", "claude-sonnet-5-5"])

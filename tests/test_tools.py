@@ -16,12 +16,14 @@ from sqlalchemy import Engine, create_engine, func, select, update
 
 from conversation_store import Client, Conversation, Document, Image, Store, Text, ToolUse
 from conversation_store.errors import (
+    ConflictError,
     ContentError,
     OverloadedError,
     RuleViolationError,
     ToolOutcomeError,
     UnknownOutcomeError,
 )
+from conversation_store.history import History
 from conversation_store.record import canonical
 from conversation_store.record.blocks import KNOWN
 from conversation_store.record.codec import block_of
@@ -402,6 +404,17 @@ def test_the_loop_ends_after_max_rounds(chat: Conversation, store: Store, api: M
     sound(store, chat)
 
 
+def test_a_refusal_ends_the_loop(chat: Conversation, store: Store, api: MessagesAPI) -> None:
+    """Its results are set aside, so that the calls are open again; they are not run again unasked."""
+    api.answer(Answer.calls(("add", {"a": 1, "b": 2})), Answer.refusal(), "3.")
+    chat.send("What is 1 + 2?")
+    ran: list[int] = []
+    reply = chat.run_tools({"add": lambda a, b: ran.append(a + b)})
+    assert (reply.refused, ran, len(api.requests)) == (True, [3], 2)
+    assert chat.retry().text == "3."
+    sound(store, chat)
+
+
 def test_without_a_call_there_is_nothing_to_run(chat: Conversation, api: MessagesAPI) -> None:
     """An empty conversation has nothing to run; one that was answered gives its last reply."""
     with pytest.raises(ContentError, match="no call to answer"):
@@ -532,6 +545,36 @@ def test_effects_are_not_had_twice_unasked(chat: Conversation, store: Store, api
     assert fresh.run_tools(tools.by_name(), effects={"pay"}).text == SAID
     assert tools.ran == {"add": 1, "pay": 1, "weather": 1}
     sound(store, fresh)
+
+
+def test_two_workers_do_not_both_begin_an_effect(
+    chat: Conversation, store: Store, api: MessagesAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both found that nobody had begun it; the one that is later with saying so does not run it."""
+    api.answer(Answer.calls(("pay", {"x": 1})))
+    chat.send("Pay.")
+    other = store.get("telegram:42")
+    ran: list[str] = []
+    look = History.was_begun
+
+    def die(x: int) -> None:
+        ran.append(f"other {x}")
+        raise KilledError
+
+    def outrun(known: History, which: ToolUse) -> bool:
+        found = look(known, which)
+        monkeypatch.setattr(History, "was_begun", look)
+        with pytest.raises(KilledError):
+            other.run_tools({"pay": die}, effects=["pay"])
+        return found
+
+    monkeypatch.setattr(History, "was_begun", outrun)
+    with pytest.raises(ConflictError):
+        chat.run_tools({"pay": lambda x: ran.append(f"this {x}")}, effects=["pay"])
+    assert ran == ["other 1"]
+    with pytest.raises(ToolOutcomeError):
+        chat.refresh().run_tools({"pay": lambda x: ran.append(f"this {x}")}, effects=["pay"])
+    sound(store, chat)
 
 
 def test_a_fault_in_the_loop_is_tried_again_without_running_tools(
