@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, Literal, TypeVar
 
 from attrs import evolve, frozen
@@ -17,6 +18,7 @@ from conversation_store.errors import (
     BusyError,
     ConflictError,
     ContentError,
+    InterruptedAnswerError,
     UnknownOutcomeError,
 )
 from conversation_store.history import History
@@ -107,6 +109,7 @@ class Sending:
         """Send one request and record what becomes of it."""
         if begun.reply is not None:
             return begun.reply
+        arrived: list[bytes] = []
         try:
             request = begun.request
             answer = client.send(
@@ -115,13 +118,19 @@ class Sending:
                 betas=request.betas,
                 path=request.endpoint,
                 on_unknown=self.on_unknown,
+                keep=arrived,
             )
         except Exception as error:
             begun.fail(error)
             raise
         except BaseException as error:
-            # Ctrl-C: what became of the request is as unknown as after a lost connection.
-            begun.fail(APIError(f"stopped by {type(error).__name__}"))
+            if arrived:
+                # What has arrived was paid for: it is saved before Ctrl-C goes on.
+                with suppress(InterruptedAnswerError):
+                    begun.finish(arrived[0])
+            else:
+                # What became of the request is as unknown as after a lost connection.
+                begun.fail(APIError(f"stopped by {type(error).__name__}"))
             raise
         try:
             return begun.finish(answer.body, attempts=answer.attempts)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -1299,3 +1300,21 @@ def test_ctrl_c_while_the_rules_look(chat: Conversation, monkeypatch: pytest.Mon
         with pytest.raises(KeyboardInterrupt):
             chat.check()
     assert chat.send().text == "You said: zero"
+
+
+def test_a_stop_after_the_last_byte_loses_no_answer(
+    store: Store, chat: Conversation, api: MessagesAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the client still looks at an answer that is there: it is saved, then Ctrl-C goes on."""
+
+    def stopped(_: bytes) -> object:
+        raise KeyboardInterrupt
+
+    api.answer("Six legs.")
+    monkeypatch.setattr("conversation_store.api.client.canonical", SimpleNamespace(loads=stopped))
+    with pytest.raises(KeyboardInterrupt):
+        chat.send("What is an ant?")
+    fresh = store.get(chat.id)
+    assert [turn.text for turn in fresh.turns][-2:] == ["What is an ant?", "Six legs."]
+    assert fresh.exchanges[-1].state == "answered"
+    assert len(api.requests) == 1

@@ -15,6 +15,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, Self, TypeAlias
@@ -451,6 +452,7 @@ class Client:
         max_attempts: int | None = None,
         timeout: float | None = None,
         on_unknown: OnUnknown | None = None,
+        keep: list[bytes] | None = None,
     ) -> Answer:
         """
         POST *body* and wait for the whole answer.
@@ -463,6 +465,7 @@ class Client:
             max_attempts: Like the client's, for this request; so are ``timeout`` and ``on_unknown``.
             timeout: Seconds in all.
             on_unknown: ``raise`` or ``resend``.
+            keep: Gets the bytes of an answer as soon as they are there, for a caller who may be stopped meanwhile.
 
         Returns:
             An answer with a status of 200 to 299 and complete JSON.
@@ -483,7 +486,8 @@ class Client:
                 timeout=timeout,
                 max_attempts=max_attempts,
                 on_unknown=on_unknown,
-            )
+            ),
+            keep,
         )
 
     def stream(
@@ -597,8 +601,8 @@ class Client:
             on_unknown=on_unknown,
         )
 
-    def _run(self, call: _Call) -> Answer:
-        outcome = self._tried(call, self._read)
+    def _run(self, call: _Call, keep: list[bytes] | None = None) -> Answer:
+        outcome = self._tried(call, self._read if keep is None else partial(self._read, keep=keep))
         return Answer(
             status=outcome.status or 0,
             headers=outcome.headers,
@@ -692,8 +696,8 @@ class Client:
         came = _Outcome(status=opened.status, headers=opened.headers, opened=opened)
         return came if came.answered else self._read(opened, secret)
 
-    def _read(self, opened: _Opened, secret: Secret) -> _Outcome:
-        """Read the body, and judge whether it is whole."""
+    def _read(self, opened: _Opened, secret: Secret, keep: list[bytes] | None = None) -> _Outcome:
+        """Read the body, and judge whether it is whole; *keep* has it before anything else is done."""
         came = _Outcome(status=opened.status, headers=opened.headers)
         came = evolve(came, retry_after=retry_after(came.headers, self._clock.now()))
         try:
@@ -704,6 +708,8 @@ class Client:
                 error, request_id = _explained(body)
                 return evolve(came, body=body, error=error, body_request_id=request_id)
             body = opened.read(ANSWER_LIMIT)
+            if keep is not None:
+                keep[:] = [body]
         finally:
             opened.close()
         reason = opened.broken

@@ -87,12 +87,14 @@ class Arrival:
                 self._waiting.show(WAITING)
             case BlockStart():
                 self._blocks[event.index] = _begun(event)
-            case TextDelta(index=index, text=more):
+            case TextDelta(index=index, text=more) if index in self._blocks:
                 self._blocks[index].arrived += more
-            case ThinkingDelta(index=index, thinking=more) | InputDelta(index=index, partial_json=more):
+            case ThinkingDelta(index=index, thinking=more) | InputDelta(index=index, partial_json=more) if (
+                index in self._blocks
+            ):
                 self._blocks[index].arrived += more
-            case BlockStop():
-                self._blocks[event.index].stopped = True
+            case BlockStop(index=index) if index in self._blocks:
+                self._blocks[index].stopped = True
             case _:
                 return
         self._advance()
