@@ -7,15 +7,15 @@ one appends, the other finds out by ``ConflictError``, and goes on after ``refre
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from functools import partial
 from hashlib import sha256
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 from uuid import UUID
 
-from conversation_store import exchanges, history, pending, preflight, tokens, tools, views
+from conversation_store import exchanges, history, pending, preflight, tokens, tools, transfer, views
 from conversation_store.api.client import Client
 from conversation_store.api.request import Request
 from conversation_store.api.rules import Finding
@@ -59,6 +59,9 @@ from conversation_store.views import Branch, Divergence
 Recovery: TypeAlias = Literal["resend", "keep_partial", "give_up"]
 OnUnknown: TypeAlias = Literal["raise", "resend"]
 OnRejected: TypeAlias = Literal["set_aside", "keep"]
+
+Form: TypeAlias = Literal["jsonl"]
+FORMS: Final[tuple[str, ...]] = get_args(Form)
 
 LEASE_MARGIN: Final = 30.0
 """Seconds that a lease outlasts the deadline of the request it is for."""
@@ -802,6 +805,25 @@ class Conversation:
     def diff(self, other: Conversation) -> Divergence:
         """Say how many turns both begin with, and what each goes on with."""
         return views.diff(self._history, other._history)
+
+    # --- export ----------------------------------------------------------------------------------------------------
+
+    def export(self, form: Form = "jsonl") -> Iterator[bytes]:
+        """
+        Write the conversation for elsewhere, piece by piece; nothing is built in memory.
+
+        ``jsonl``: everything, as ``Store.export`` writes it and ``Store.load`` reads it.
+
+        Args:
+            form: Which.
+
+        Raises:
+            ContentError: There is no such form.
+        """
+        if form not in FORMS:
+            raise ContentError("form", f"is one of {', '.join(FORMS)}")
+        known = self._history
+        return transfer.lines(known.database, known.kept.scope, [self.id])
 
     # --- auditing --------------------------------------------------------------------------------------------------
 
