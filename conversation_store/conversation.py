@@ -7,12 +7,12 @@ one appends, the other finds out by ``ConflictError``, and goes on after ``refre
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from functools import partial
 from hashlib import sha256
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
 
 from conversation_store import exchanges, history, pending, preflight, tokens, tools, transfer, views
@@ -54,14 +54,12 @@ from conversation_store.storage.tables import KEY_BYTES, NO_TOKEN
 from conversation_store.streaming import JournalMode, Stream
 from conversation_store.tokens import Tokens
 from conversation_store.tools import Tool
+from conversation_store.transfer import Export, Form
 from conversation_store.views import Branch, Divergence
 
 Recovery: TypeAlias = Literal["resend", "keep_partial", "give_up"]
 OnUnknown: TypeAlias = Literal["raise", "resend"]
 OnRejected: TypeAlias = Literal["set_aside", "keep"]
-
-Form: TypeAlias = Literal["jsonl"]
-FORMS: Final[tuple[str, ...]] = get_args(Form)
 
 LEASE_MARGIN: Final = 30.0
 """Seconds that a lease outlasts the deadline of the request it is for."""
@@ -808,22 +806,24 @@ class Conversation:
 
     # --- export ----------------------------------------------------------------------------------------------------
 
-    def export(self, form: Form = "jsonl") -> Iterator[bytes]:
+    def export(self, form: Form = "jsonl", *, custom_id: str | None = None) -> Export:
         """
-        Write the conversation for elsewhere, piece by piece; nothing is built in memory.
+        Write the conversation for elsewhere, piece by piece.
 
-        ``jsonl``: everything, as ``Store.export`` writes it and ``Store.load`` reads it.
+        ``jsonl``: everything, as ``Store.export`` writes it and ``Store.load`` reads it. ``messages``: the API's array,
+        byte for byte as the next request has it. ``batch``: a line of the Message Batches API; secrets in settings are
+        left out. ``openai``: messages of chat completions; ``.lost`` names what has no place there. ``markdown`` and
+        ``html``: a transcript to read; the page is one file that runs nothing and loads nothing.
 
         Args:
             form: Which.
+            custom_id: Names the line of a batch; the conversation's id and version without it.
 
         Raises:
-            ContentError: There is no such form.
+            ContentError: There is no such form, or the conversation is nothing for it.
+            RuleViolationError: The API would refuse what is to go into a batch.
         """
-        if form not in FORMS:
-            raise ContentError("form", f"is one of {', '.join(FORMS)}")
-        known = self._history
-        return transfer.lines(known.database, known.kept.scope, [self.id])
+        return transfer.export(self._history, form, custom_id)
 
     # --- auditing --------------------------------------------------------------------------------------------------
 

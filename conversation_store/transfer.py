@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any, Final, Self
+from typing import IO, Any, Final, Literal, Self, TypeAlias, get_args
 from uuid import UUID
 
 from attrs import Factory, define, evolve, field, frozen
@@ -19,15 +19,19 @@ from sqlalchemy import Connection
 
 from conversation_store import outcomes
 from conversation_store.api import request as requests
+from conversation_store.api.request import Request
 from conversation_store.audit.verify import columns, named, part_faults
 from conversation_store.errors import BusyError, CodecError, ContentError, LineError, NotFoundError, TransferError
-from conversation_store.formats import jsonl
+from conversation_store.formats import html, jsonl, markdown, messages
 from conversation_store.formats.jsonl import Arrived, Begun, Closing, Ended, Facts, Logged, Opening, Piece
-from conversation_store.history import settings_at
+from conversation_store.formats.reading import Cover
+from conversation_store.history import History, settings_at
+from conversation_store.history import turns as read_turns
+from conversation_store.preflight import Said, plan
 from conversation_store.record import canonical, chain
 from conversation_store.record.chain import Entry
 from conversation_store.record.exchange import Exchange, State
-from conversation_store.record.turns import fields_of
+from conversation_store.record.turns import Turn, fields_of
 from conversation_store.storage import blobs, identity, journal, ledger, log
 from conversation_store.storage.blobs import Blob
 from conversation_store.storage.engine import Database
@@ -122,6 +126,89 @@ def _blob(database: Database, blob: Blob) -> Iterator[bytes]:
     yield jsonl.write(Facts(blob.digest, blob.media_type, blob.size, *measures))
     for data in blobs.chunks(database, blob):
         yield jsonl.write(Piece(blob.digest, data))
+
+
+class Export(Iterator[bytes]):
+    """
+    A conversation on its way elsewhere: iterate it once for its bytes.
+
+    Attributes:
+        lost: What the form has no place for, and how often it was left out; known once all was read.
+    """
+
+    def __init__(self, pieces: Iterator[bytes], lost: Mapping[str, int] | None = None) -> None:
+        self._pieces = pieces
+        self.lost: Mapping[str, int] = {} if lost is None else lost
+
+    def __next__(self) -> bytes:
+        return next(self._pieces)
+
+
+Form: TypeAlias = Literal["jsonl", "messages", "batch", "openai", "markdown", "html"]
+FORMS: Final[tuple[str, ...]] = get_args(Form)
+
+
+def export(history: History, form: Form, custom_id: str | None = None) -> Export:
+    """
+    Write one conversation; see ``Conversation.export``.
+
+    Raises:
+        ContentError: There is no such form, or the conversation is nothing for it.
+        RuleViolationError: The API would refuse what is to go into a batch.
+    """
+    if form not in FORMS:
+        raise ContentError("form", f"is one of {', '.join(FORMS)}")
+    history.refresh()
+    if form == "jsonl":
+        return Export(lines(history.database, history.kept.scope, [history.id]))
+    if form == "messages":
+        request = history.messages.request([], b"{}", version="", betas=(), secrets={})
+        return Export(messages.array(_told(request)))
+    if form == "batch":
+        return Export(_batch(history, custom_id))
+    turns = turns_of(history)
+    if form == "openai":
+        lost: dict[str, int] = {}
+        system = canonical.object_of(history.settings.body).get("system")
+        return Export(messages.chat_completions(system, turns, lost), lost)
+    kept = history.kept
+    settings = canonical.object_of(history.settings.body)
+    cover = Cover(id=history.id, key=kept.key, title=kept.title, settings=settings)
+    return Export((markdown if form == "markdown" else html).written(cover, turns))
+
+
+def _batch(history: History, custom_id: str | None) -> Iterator[bytes]:
+    planned = plan(history, Said(overrides={}, sending=False))
+    request = history.messages.request(
+        [],
+        messages.batch_settings(planned.settings),
+        version=planned.request.version,
+        betas=planned.request.betas,
+        secrets={},
+        markers=planned.markers,
+    )
+    name = f"{history.id.hex}-{history.head.length}" if custom_id is None else custom_id
+    return messages.batch(name, _told(request))
+
+
+def _told(request: Request) -> Iterator[bytes]:
+    for piece in request.pieces:
+        if isinstance(piece, bytes):
+            yield piece
+        else:
+            yield from piece
+
+
+def turns_of(history: History) -> Iterator[Turn]:
+    """Read the turns of the view, a page at a time."""
+    length = history.head.length
+    for span in history.view[0]:
+        last = span.upto(length)
+        for first in range(span.first, last + 1, PAGE):
+            page = (evolve(span, first=first, last=min(first + PAGE - 1, last)),)
+            with history.database.read() as connection:
+                found = read_turns(history.database, connection, page, length)
+            yield from found
 
 
 # --- in ------------------------------------------------------------------------------------------------------------
