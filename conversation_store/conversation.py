@@ -17,7 +17,7 @@ from uuid import UUID
 
 from attrs import evolve
 
-from conversation_store import exchanges, history, pending, preflight, tokens, tools, views
+from conversation_store import exchanges, history, pending, preflight, tokens, tools, transfer, views
 from conversation_store.api.client import Client
 from conversation_store.api.request import Request
 from conversation_store.api.rules import Finding
@@ -55,6 +55,7 @@ from conversation_store.storage.tables import KEY_BYTES, NO_TOKEN
 from conversation_store.streaming import JournalMode, Stream
 from conversation_store.tokens import Tokens
 from conversation_store.tools import Tool
+from conversation_store.transfer import Export, Form
 from conversation_store.views import Branch, Divergence
 
 Recovery: TypeAlias = Literal["resend", "keep_partial", "give_up"]
@@ -794,6 +795,27 @@ class Conversation:
     def diff(self, other: Conversation) -> Divergence:
         """Say how many turns both begin with, and what each goes on with."""
         return views.diff(self._history, other._history)
+
+    # --- export ----------------------------------------------------------------------------------------------------
+
+    def export(self, form: Form = "jsonl", *, custom_id: str | None = None) -> Export:
+        """
+        Write the conversation for elsewhere, piece by piece.
+
+        ``jsonl``: everything, as ``Store.export`` writes it and ``Store.load`` reads it. ``messages``: the API's array,
+        byte for byte as the next request has it. ``batch``: a line of the Message Batches API; secrets in settings are
+        left out. ``openai``: messages of chat completions; ``.lost`` names what has no place there. ``markdown`` and
+        ``html``: a transcript to read; the page is one file that runs nothing and loads nothing.
+
+        Args:
+            form: Which.
+            custom_id: Names the line of a batch; the conversation's id and version without it.
+
+        Raises:
+            ContentError: There is no such form, or the conversation is nothing for it.
+            RuleViolationError: The API would refuse what is to go into a batch.
+        """
+        return transfer.export(self._history, form, custom_id)
 
     # --- auditing --------------------------------------------------------------------------------------------------
 

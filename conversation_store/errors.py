@@ -18,6 +18,8 @@ ConversationStoreError
 │   ├── IdempotencyError       the same idempotency key came with other content
 │   ├── UnknownOutcomeError    whether an earlier request was answered is not known; .state
 │   ├── NotSavedError          there is an answer and it could not be saved; .pending keeps it
+│   ├── TransferError          lines to import were not taken; .faults, .taken
+│   ├── LineError              one of them; .line
 │   ├── SchemaMismatchError    the database has another schema than this release; .command
 │   └── DatabaseError          the database refused; .reason
 └── APIError                   .request_id .retry_after .error_code .attempts
@@ -282,6 +284,43 @@ class NotSavedError(StoreError):
 
     def __str__(self) -> str:
         return f"the answer arrived but could not be saved ({self.reason}); call error.pending.finish() again"
+
+
+@define
+class TransferError(StoreError):
+    """
+    Something to be imported was not taken. Of the conversations it concerns nothing was written.
+
+    Attributes:
+        faults: What is wrong, in the order of the lines.
+        taken: What was imported all the same: the other conversations.
+    """
+
+    faults: Sequence[LineError]
+    taken: Any = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        lines = [str(fault) for fault in self.faults]
+        return lines[0] if len(lines) == 1 else "\n".join([f"{len(lines)} faults; not all was taken:", *lines])
+
+
+@define
+class LineError(StoreError):
+    """
+    A line that was not taken, and why.
+
+    Attributes:
+        line: Its number, from 1.
+        message: What is wrong with it.
+        conversation: Whose line it is, where that is known.
+    """
+
+    line: int
+    message: str
+    conversation: UUID | None = None
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.message}"
 
 
 @define

@@ -24,7 +24,7 @@ from conversation_store.errors import (
 )
 from conversation_store.record import canonical, chain, splices
 from conversation_store.record.chain import Entry, draft
-from conversation_store.record.cost import NOT_KNOWN, UNBILLED, Price
+from conversation_store.record.cost import NOT_KNOWN, UNBILLED, Price, Used, used_by
 from conversation_store.record.exchange import Attempt, Exchange, State, Usage, omitted
 from conversation_store.record.turns import Origin, model_turn
 from conversation_store.storage.blobs import Blob
@@ -259,6 +259,41 @@ def concluded(
         usage=Usage.of(known.fields.get("usage")),
         price=price,
     )
+
+
+def derived(
+    exchange: Exchange, state: State, outcome: bytes, content: Sequence[Mapping[str, Any]], at: int
+) -> Exchange:
+    """
+    Say from the log alone what became of an exchange.
+
+    Args:
+        exchange: As it was begun.
+        state: The state its outcome names.
+        outcome: The outcome's body; empty where it was erased.
+        content: The blocks of the answer: the model's turn's, else the outcome's own.
+        at: When the outcome was recorded.
+    """
+    parts = canonical.members(outcome) if outcome else {}
+    said = {name: member.value for name, member in parts.items()}
+    attempts = attempts_of(said)
+    envelope = parts.get("envelope")
+    if envelope is None or not isinstance(envelope.value, Mapping):
+        billed = state is not State.REJECTED and failed(_fault_of(said))[1]
+        return concluded(exchange, None, state=state, attempts=attempts, billed=billed, at=at)
+    work, uses = used_by(envelope.value.get("usage"), content)
+    price = parts.get("price")
+    recorded = b"" if price is None else outcome[price.start : price.end]
+    answer = evolve(Answer.none(), fields=envelope.value)
+    paid = Price.read(recorded, Used.of(work, uses)) if recorded else NOT_KNOWN
+    return concluded(exchange, answer, state=state, attempts=attempts, billed=False, at=at, price=paid)
+
+
+def _fault_of(outcome: Mapping[str, Any]) -> APIError:
+    said = outcome.get("error")
+    if isinstance(said, Mapping) and said.get("kind") == NotSentError.__name__:
+        return NotSentError(str(said.get("message")), attempts=attempts_of(outcome))
+    return error_of(outcome)
 
 
 def outcome_draft(

@@ -89,6 +89,7 @@ class Planned:
         model: The model asked.
         stream: Whether the answer is to be streamed.
         markers: The cache breakpoints written into its messages.
+        settings: All its parameters but the messages.
     """
 
     request: Request
@@ -99,6 +100,7 @@ class Planned:
     model: str
     stream: bool = False
     markers: Sequence[Marker] = ()
+    settings: bytes = b"{}"
 
 
 @frozen(kw_only=True)
@@ -248,6 +250,7 @@ def plan(history: History, said: Said) -> Planned:
         prefill=canonical.object_of(draft.new[-1][1].body).get("content") if said.prefill is not None else None,
         model=str(params.get("model", "")),
         stream=said.stream,
+        settings=draft.body,
     )
 
 

@@ -4,7 +4,7 @@ Stores: a database and a client, and the conversations kept there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from types import TracebackType
@@ -14,7 +14,7 @@ from uuid import UUID
 from attrs import evolve, frozen
 from sqlalchemy import URL, Engine
 
-from conversation_store import exchanges
+from conversation_store import exchanges, transfer
 from conversation_store.api import models as model_data
 from conversation_store.api.client import Client
 from conversation_store.api.models import Models
@@ -31,6 +31,7 @@ from conversation_store.storage import identity, ledger, log, migrate
 from conversation_store.storage.engine import Database
 from conversation_store.storage.log import Head, Kept
 from conversation_store.storage.tables import KEY_BYTES, SCOPE_BYTES
+from conversation_store.transfer import Taken
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -232,6 +233,41 @@ class Store:
         with self._database.read() as connection:
             known = log.every_id(connection, self.scope)
         return [fault for each in known for fault in verify_conversation(self._database, each)]
+
+    def export(self, *which: str | UUID) -> Iterator[bytes]:
+        """
+        Write conversations as lines of JSON that ``load`` reads, here or in another database: whole, with digests.
+
+        Nothing is built in memory. What a conversation was forked from is written before it.
+
+        Args:
+            which: Their keys or ids; none of them for all of this scope.
+
+        Raises:
+            NotFoundError: There is no such conversation in this scope.
+        """
+        ids = [self.get(each).id for each in which] if which else transfer.every_id(self._database, self.scope)
+        return transfer.lines(self._database, self.scope, ids)
+
+    def load(self, lines: Iterable[bytes]) -> Sequence[Taken]:
+        """
+        Import conversations that ``export`` wrote: the same ids, bytes, digests and heads; proved before written.
+
+        A conversation is written whole or not at all. What is here already is not written again, and a longer log
+        of it goes on where the one here ends.
+
+        Args:
+            lines: As ``export`` gave them: an open file, for instance.
+
+        Returns:
+            What was imported, and how much of it was new.
+
+        Raises:
+            TransferError: Something was not taken: a line that is damaged, another log under the same id, a key that
+                another conversation has, a parent that is missing. It names each line, and what was taken all the
+                same.
+        """
+        return transfer.load(self._database, self.scope, lines)
 
     def _find(self, which: str | UUID) -> Kept | None:
         if not isinstance(which, (str, UUID)):

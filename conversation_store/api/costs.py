@@ -66,7 +66,7 @@ def price(
         return bill.price(Used())
     served = answer.get("model")
     bill.day, bill.usage, bill.served = day_of(at), usage, served if isinstance(served, str) else model
-    work, uses = cost.work_of(usage), _uses(usage, blocks)
+    work, uses = cost.used_by(usage, blocks)
     unbilled = _is_unbilled(answer, blocks, bill.day)
     for each, whose in zip(work, _whose(work, model, bill.served), strict=True):
         if unbilled and each.type in _ANSWERING:
@@ -76,13 +76,6 @@ def price(
     if uses or "server_tool_use" in usage or "fallback_credit" in usage:
         bill.add_server_tools(uses, tools)
     return bill.price(Used.of(work, uses))
-
-
-def _uses(usage: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Count the uses of server tools; code execution also where only the content tells of it."""
-    uses = cost.server_tools_of(usage)
-    executed = max(uses.get("code_execution", 0), cost.executions(blocks))
-    return {**uses, "code_execution": executed} if executed else uses
 
 
 def _is_unbilled(answer: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]], day: date) -> bool:

@@ -75,7 +75,7 @@ def _faults(connection: Connection, conversation: UUID) -> Iterator[Fault]:
     trusted = True
     told: dict[str, object] = {"view_position": 0, "settings_position": 0, "title": None, "metadata": None}
     for found in log.raw_entries(connection, conversation, PAGE):
-        faults = [Fault(code, conversation, position, *said) for code, *said in _columns(found)]
+        faults = [Fault(code, conversation, position, *said) for code, *said in columns(found)]
         if not faults and found.position != position:
             faults.append(Fault("position", conversation, position, str(position), str(found.position)))
         yield from faults
@@ -122,8 +122,8 @@ def _shown(value: object) -> str:
     return value.hex() if isinstance(value, bytes) else repr(value)[:80]
 
 
-def _columns(row: Any) -> Iterator[tuple[str, str, str]]:
-    """Say which columns hold what no writer of ours ever put there."""
+def columns(row: Any) -> Iterator[tuple[str, str, str]]:
+    """Say which columns of an entry hold what no writer of ours ever put there."""
     for name, kind in (("position", int), ("at", int), ("kind", str), ("header", bytes), ("digest", bytes)):
         value = getattr(row, name)
         if type(value) is not kind:
@@ -148,6 +148,12 @@ def _commitments(connection: Connection, conversation: UUID, row: Any) -> Iterat
     except CodecError as error:
         yield Fault("header", conversation, row.position, "a header", str(error))
         return
+    yield from part_faults(conversation, row, fields)
+    yield from _blobs(connection, conversation, row, fields)
+
+
+def part_faults(conversation: UUID, row: Any, fields: Mapping[str, Any]) -> Iterator[Fault]:
+    """Say which of an entry's own parts are not what its header, read as *fields*, commits to."""
     for name in ("body", "about"):
         data, committed = getattr(row, name), fields.get(name)
         if committed is None:
@@ -162,11 +168,10 @@ def _commitments(connection: Connection, conversation: UUID, row: Any) -> Iterat
                 yield Fault(name, conversation, row.position, str(committed), found)
     if "request" in fields and row.kind == "request" and row.request_salt is None:
         yield Fault("missing", conversation, row.position, "a request_salt", "none")
-    yield from _blobs(connection, conversation, row, fields)
 
 
 def _blobs(connection: Connection, conversation: UUID, row: Any, fields: Mapping[str, Any]) -> Iterator[Fault]:
-    committed = _named(fields)
+    committed = named(fields)
     if not committed:
         return
     used = log.raw_uses(connection, conversation, row.position)
@@ -185,7 +190,7 @@ def _blobs(connection: Connection, conversation: UUID, row: Any, fields: Mapping
             yield Fault("blob", conversation, row.position, digest.hex(), _shown(stored))
 
 
-def _named(fields: Mapping[str, Any]) -> list[Any]:
+def named(fields: Mapping[str, Any]) -> list[Any]:
     """List the commitments to blobs in a header, in the order of their uses."""
     named = fields.get("splices", [])
     cuts = [each[1] for each in named if isinstance(each, list) and len(each) > 1] if isinstance(named, list) else []

@@ -20,7 +20,8 @@ from conversation_store.api.stream import (
     ThinkingDelta,
 )
 from conversation_store.cli.terminal import Flow, Screen, one_line
-from conversation_store.cli.transcripts import block_line, moment, words_of
+from conversation_store.cli.transcripts import block_line
+from conversation_store.formats.wording import moment, words_of
 from conversation_store.record import canonical
 from conversation_store.record.codec import blocks_of
 

@@ -22,15 +22,7 @@ from conversation_store.cli.arrivals import Arrival
 from conversation_store.cli.databases import database_options, find, key_argument, to_write
 from conversation_store.cli.failures import Code, code_of, told
 from conversation_store.cli.terminal import Screen, complain, notices
-from conversation_store.cli.transcripts import (
-    block_line,
-    counted,
-    exchange_line,
-    moment,
-    name_of,
-    print_turn,
-    words_of,
-)
+from conversation_store.cli.transcripts import block_line, exchange_line, name_of, print_turn
 from conversation_store.conversation import Conversation
 from conversation_store.errors import (
     APIError,
@@ -42,6 +34,7 @@ from conversation_store.errors import (
     NotSavedError,
     UnknownOutcomeError,
 )
+from conversation_store.formats.wording import counted, moment, words_of
 from conversation_store.record.blocks import Block, Document, Image
 from conversation_store.record.exchange import Exchange, State
 from conversation_store.record.reply import Reply

@@ -19,9 +19,10 @@ from conversation_store.cli.costs import money, plain, today
 from conversation_store.cli.databases import database_options, find, key_argument, to_read
 from conversation_store.cli.failures import Code
 from conversation_store.cli.terminal import Screen, notices, one_line
-from conversation_store.cli.transcripts import counted, name_of, snippet
+from conversation_store.cli.transcripts import name_of, snippet
 from conversation_store.conversation import Conversation
 from conversation_store.errors import CodecError, NotFoundError
+from conversation_store.formats.wording import counted
 from conversation_store.record import canonical
 from conversation_store.record.cost import Price
 from conversation_store.record.turns import Turn

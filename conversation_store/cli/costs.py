@@ -18,7 +18,7 @@ from conversation_store.api.models import Model, Models, Price
 from conversation_store.cli.databases import database_options, find, key_argument, to_read
 from conversation_store.cli.failures import Code, MissingModelError
 from conversation_store.cli.terminal import Screen, complain, notices, one_line
-from conversation_store.cli.transcripts import counted
+from conversation_store.formats.wording import counted
 from conversation_store.record import canonical
 from conversation_store.record.cost import Totals
 from conversation_store.storage import ledger

@@ -28,9 +28,10 @@ from conversation_store.cli import ant
 from conversation_store.cli.databases import file_of, url_of
 from conversation_store.cli.failures import Code
 from conversation_store.cli.terminal import PROGRAM, Screen, complain, notices
-from conversation_store.cli.transcripts import counted, exchange_line, fault_line, print_turn, size
+from conversation_store.cli.transcripts import exchange_line, fault_line, print_turn
 from conversation_store.conversation import Conversation
 from conversation_store.errors import CodecError, NotFoundError
+from conversation_store.formats.wording import counted, size
 from conversation_store.record.blocks import Image
 from conversation_store.record.reply import Reply
 from conversation_store.store import Store

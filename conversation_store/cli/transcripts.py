@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import click
@@ -14,7 +13,8 @@ from conversation_store.cli.failures import Code, MissingExchangeError, told
 from conversation_store.cli.terminal import Piece, Screen, complain, one_line
 from conversation_store.conversation import Conversation
 from conversation_store.errors import CodecError
-from conversation_store.record import canonical, media
+from conversation_store.formats.wording import attached, counted, moment, prefill_of, size, words_of
+from conversation_store.record import canonical
 from conversation_store.record.blocks import (
     Block,
     Document,
@@ -32,7 +32,7 @@ from conversation_store.record.blocks import (
 )
 from conversation_store.record.codec import blocks_of
 from conversation_store.record.exchange import Exchange, State
-from conversation_store.record.turns import Origin, Turn, spans_of
+from conversation_store.record.turns import Origin, Turn
 from conversation_store.store import Listed, Store
 
 OPENING, CLOSING = "⟦", "⟧"
@@ -40,8 +40,6 @@ OPENING, CLOSING = "⟦", "⟧"
 
 _FOLDED: Final = 100
 _BEGINNING: Final = 4
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_KIB: Final = 1024
 _SECOND: Final = 1_000_000
 _STYLES: Final = {"user": "bold cyan", "assistant": "bold green", "system": "bold magenta"}
 _USUAL: Final = {("user", Origin.HUMAN), ("assistant", Origin.MODEL), ("system", Origin.SYSTEM)}
@@ -50,34 +48,9 @@ _USUAL: Final = {("user", Origin.HUMAN), ("assistant", Origin.MODEL), ("system",
 # --- how things are said -------------------------------------------------------------------------------------------
 
 
-def moment(at: int) -> str:
-    """Write microseconds since the epoch as a time, UTC."""
-    try:
-        return (_EPOCH + timedelta(microseconds=at)).strftime("%Y-%m-%d %H:%M:%SZ")
-    except OverflowError:
-        return f"{at} µs"
-
-
-def size(count: int) -> str:
-    """Write a number of bytes."""
-    if count < _KIB:
-        return f"{count} bytes"
-    return f"{count / _KIB:.1f} KiB" if count < _KIB * _KIB else f"{count / _KIB / _KIB:.1f} MiB"
-
-
-def counted(number: int, thing: str) -> str:
-    """Write how many of a thing there are: ``1 turn``, ``2 turns``."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
 def name_of(conversation: Conversation | Listed) -> str:
     """Name a conversation: by its key, else by its id."""
     return conversation.key if conversation.key is not None else str(conversation.id)
-
-
-def words_of(value: object) -> str:
-    """Take a value for words: what came from outside may be any JSON, whatever its block should hold."""
-    return value if isinstance(value, str) else canonical.dumps(value).decode()
 
 
 def _folded(value: object) -> str:
@@ -85,20 +58,7 @@ def _folded(value: object) -> str:
 
 
 def _attached(block: Image | Document) -> str:
-    if not isinstance(block.source, Mapping):
-        return _folded(block.source)
-    data, source = block.data, block.source
-    if data is not None:
-        try:
-            measured = media.measure(data)
-        except ValueError:
-            return f"{source.get('media_type')}, {size(len(data))}"
-        pixels = f", {measured.width} x {measured.height}" if measured.width else ""
-        pages = f", {counted(measured.pages, 'page')}" if measured.pages else ""
-        return f"{measured.type}{pixels}{pages}, {size(len(data))}"
-    if source.get("type") == "text":
-        return f"{source.get('media_type')}, {len(str(source.get('data'))):,} characters"
-    return str(source.get("url") or source.get("file_id") or source.get("type"))
+    return attached(block) if isinstance(block.source, Mapping) else _folded(block.source)
 
 
 def block_line(block: Block) -> str:
@@ -135,23 +95,6 @@ def snippet(turn: Turn, longest: int = 60) -> str:
     """Quote how a turn begins, in one line; it is still to be made safe for the terminal."""
     words = " ".join(" ".join(map(_within, turn.content[:_BEGINNING])).split())
     return words if len(words) <= longest else words[: longest - 1] + "…"
-
-
-def prefill_of(turn: Turn) -> tuple[str, int]:
-    """
-    Find what was put in the model's mouth.
-
-    Returns:
-        The words that the turn's first text begins with, and how many whole blocks before it are ours.
-    """
-    spans = spans_of(turn.header, "ours")
-    if not spans:
-        return "", 0
-    start, end = spans[0]
-    if turn.body[start - 1 : start] == b'"':
-        words = canonical.loads(b'"' + turn.body[start:end] + b'"')
-        return (words, 0) if isinstance(words, str) else ("", 0)
-    return "", len(canonical.items(b"[" + turn.body[start:end].rstrip(b", ") + b"]"))
 
 
 def _heading(turn: Turn, prefill: bool) -> list[Piece]:

@@ -7,7 +7,8 @@ import click
 from conversation_store.cli.databases import database_options, find, key_argument, to_read
 from conversation_store.cli.failures import Code
 from conversation_store.cli.terminal import Screen, one_line
-from conversation_store.cli.transcripts import counted, name_of
+from conversation_store.cli.transcripts import name_of
+from conversation_store.formats.wording import counted
 
 
 @click.command("fork")

@@ -150,6 +150,15 @@ def executions(blocks: Sequence[Mapping[str, Any]]) -> int:
     return sum(isinstance(name, str) and name in _CODE for name in calls)
 
 
+def used_by(usage: object, blocks: Sequence[Mapping[str, Any]]) -> tuple[list[Work], dict[str, int]]:
+    """Say what an answer's usage and content tell was used: its work, and how often each server tool."""
+    if not isinstance(usage, Mapping):
+        return [], {}
+    uses = server_tools_of(usage)
+    executed = max(uses.get("code_execution", 0), executions(blocks))
+    return work_of(usage), {**uses, "code_execution": executed} if executed else uses
+
+
 @frozen
 class Used:
     """What an exchange used in all: tokens by kind, and server tools."""
@@ -241,6 +250,15 @@ class Price:
     recorded: bytes = b""
     pico: int | None = None
     used: Used | None = field(default=None, eq=False)
+
+    @classmethod
+    def read(cls, recorded: bytes, used: Used | None) -> Price:
+        """Read what an outcome keeps; *used* is what the answer says was used."""
+        total = canonical.object_of(recorded).get("total") if recorded else None
+        if not isinstance(total, str):
+            return cls(recorded, None, used)
+        whole, _, part = total.partition(".")
+        return cls(recorded, int(whole) * PICO + int(f"{part:0<12}"), used)
 
     @property
     def missing(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ Attachments' bytes, once per scope, decoded, in chunks of 1 MiB.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import Final
 from uuid import UUID
@@ -52,6 +52,9 @@ class Blob:
 
 
 _known: Final = select(conversation_blob.c.size).where(
+    conversation_blob.c.scope == bindparam("in_scope"), conversation_blob.c.digest == bindparam("of")
+)
+_kind: Final = select(conversation_blob.c.media_type).where(
     conversation_blob.c.scope == bindparam("in_scope"), conversation_blob.c.digest == bindparam("of")
 )
 _chunk: Final = select(conversation_blob_chunk.c.data).where(
@@ -143,6 +146,50 @@ def put(database: Database, scope: str, data: bytes, at: int) -> Blob:
     if not known:
         database.write(write)
     return blob
+
+
+def put_known(
+    database: Database,
+    scope: str,
+    blob: Blob,
+    measures: Mapping[str, int | None],
+    pieces: Callable[[], Iterable[bytes]],
+    *,
+    at: int,
+) -> str:
+    """
+    Keep a blob as another database kept it; in pieces, never whole in memory.
+
+    Args:
+        database: Where it is kept.
+        scope: The tenant.
+        blob: Its digest, which the caller has made sure of, its size and its media type.
+        measures: Its ``width``, ``height`` and ``pages``.
+        pieces: Gives its bytes, ``CHUNK`` at a time; called again where the transaction is.
+        at: When.
+
+    Returns:
+        The media type under which it is kept; that of a blob that was there already may be another one.
+    """
+    where = {"in_scope": scope.encode(), "of": blob.digest}
+
+    def write(connection: Connection) -> str | None:
+        found = connection.execute(_kind, where).scalar()
+        if found is not None:
+            return str(found)
+        row = {"scope": scope.encode(), "digest": blob.digest, "media_type": blob.media_type, "size": blob.size}
+        try:
+            connection.execute(insert(conversation_blob), {**row, **measures, "created": at})
+            for number, data in enumerate(pieces()):
+                chunk = {"scope": scope.encode(), "digest": blob.digest, "number": number, "data": data}
+                connection.execute(insert(conversation_blob_chunk), chunk)
+        except IntegrityError:
+            raise RolledBack(None) from None  # another writer kept the same bytes a moment ago
+        return blob.media_type
+
+    with database.read() as connection:
+        known = connection.execute(_kind, where).scalar()
+    return str(known) if known is not None else database.write(write) or blob.media_type
 
 
 def used(connection: Connection, of: UUID, first: int, last: int) -> dict[int, list[Blob]]:

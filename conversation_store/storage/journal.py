@@ -6,6 +6,7 @@ A piece is written by whoever holds the exchange, and renews the lease; the end 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
@@ -24,6 +25,7 @@ _insert: Final = insert(table)
 _here: Final = (table.c.conversation == bindparam("of"), table.c.position == bindparam("exchange"))
 _there: Final = select(table.c.number).where(*_here, table.c.number == bindparam("piece"))
 _read: Final = select(table.c.data).where(*_here).order_by(table.c.number)
+_pieces: Final = select(table.c.at, table.c.data).where(*_here).order_by(table.c.number)
 _clear: Final = delete(table).where(*_here)
 
 
@@ -46,6 +48,22 @@ def write(
 def read(connection: Connection, of: UUID, exchange: int) -> bytes:
     """Read what had arrived of an answer."""
     return b"".join(connection.execute(_read, {"of": of.bytes, "exchange": exchange}).scalars())
+
+
+def pieces(connection: Connection, of: UUID, exchange: int) -> list[tuple[int, bytes]]:
+    """Read what had arrived of an answer, piece by piece, and when."""
+    return [(at, bytes(data)) for at, data in connection.execute(_pieces, {"of": of.bytes, "exchange": exchange})]
+
+
+def put(connection: Connection, of: UUID, exchange: int, arrived: Sequence[tuple[int, bytes]]) -> None:
+    """Write what had arrived of an answer by another database's journal, in the place of what is here."""
+    clear(connection, of, exchange)
+    rows = [
+        {"conversation": of.bytes, "position": exchange, "number": number, "at": at, "data": data}
+        for number, (at, data) in enumerate(arrived)
+    ]
+    if rows:
+        connection.execute(_insert, rows)
 
 
 def clear(connection: Connection, of: UUID, exchange: int) -> None:

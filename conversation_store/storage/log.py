@@ -310,42 +310,114 @@ def create(connection: Connection, commit: Commit, *, key: str | None, forked_fr
     Returns:
         False where the key is taken (or these very rows are there already): read the conversation by key.
     """
-    head = commit.after
-    at = commit.entries[-1].at
     try:
-        connection.execute(
-            insert(conversation),
-            {
-                "id": commit.conversation.bytes,
-                "scope": commit.scope.encode(),
-                "length": head.length,
-                "head": head.digest,
-                "view_position": head.view_position,
-                "settings_position": head.settings_position,
-                "pending_token": head.token,
-                "pending_position": head.pending_position,
-                "lease_until": 0,
-                "lease_owner": "",
-                "forked_from": None if forked_from is None else forked_from.bytes,
-                "indexed_length": 0,
-                "sealed_length": 0,
-                "created": at,
-                "updated": at,
-            },
+        put_row(
+            connection,
+            commit.conversation,
+            commit.scope,
+            commit.after,
+            at=commit.entries[-1].at,
+            key=key,
+            forked_from=forked_from,
         )
-        if key is not None:
-            connection.execute(
-                insert(conversation_key),
-                {
-                    "scope": commit.scope.encode(),
-                    "key": key.encode(),
-                    "conversation": commit.conversation.bytes,
-                },
-            )
         _insert_entries.run(connection, *(row_of(commit.conversation, entry) for entry in commit.entries))
     except IntegrityError:
         raise RolledBack(False) from None
     return True
+
+
+def put_row(
+    connection: Connection,
+    of: UUID,
+    scope: str,
+    head: Head,
+    *,
+    at: int,
+    key: str | None,
+    forked_from: UUID | None = None,
+    updated: int | None = None,
+) -> None:
+    """Write a conversation's row and its key, but none of its entries."""
+    connection.execute(
+        insert(conversation),
+        {
+            "id": of.bytes,
+            "scope": scope.encode(),
+            "length": head.length,
+            "head": head.digest,
+            "view_position": head.view_position,
+            "settings_position": head.settings_position,
+            "pending_token": head.token,
+            "pending_position": head.pending_position,
+            "lease_until": 0,
+            "lease_owner": "",
+            "forked_from": None if forked_from is None else forked_from.bytes,
+            "indexed_length": 0,
+            "sealed_length": 0,
+            "created": at,
+            "updated": at if updated is None else updated,
+        },
+    )
+    if key is not None:
+        named = {"scope": scope.encode(), "key": key.encode(), "conversation": of.bytes}
+        connection.execute(insert(conversation_key), named)
+
+
+def put_entries(connection: Connection, of: UUID, scope: str, entries: Sequence[Entry], uses: Sequence[Use]) -> None:
+    """Write entries as they were in another database; their row is written by ``put_row`` and ``put_head``."""
+    _insert_entries.run(connection, *(row_of(of, entry) for entry in entries))
+    if uses:
+        rows = [
+            {
+                "conversation": of.bytes,
+                "position": use.entry,
+                "number": use.number,
+                "scope": scope.encode(),
+                "digest": use.digest,
+                "salt": use.salt,
+            }
+            for use in uses
+        ]
+        connection.execute(_insert_uses, rows)
+
+
+def put_head(connection: Connection, of: UUID, before: Head, after: Head, at: int) -> bool:
+    """Bring a conversation's row to where its log now ends; False where it does not stand as *before* any more."""
+    row = {
+        "of": of.bytes,
+        "expected": before.length,
+        "held": before.token,
+        "new_length": after.length,
+        "new_head": after.digest,
+        "new_view": after.view_position,
+        "new_settings": after.settings_position,
+        "new_token": after.token,
+        "new_pending": after.pending_position,
+        "lease": 0,
+        "new_owner": "",
+        "at": at,
+    }
+    return _compare_and_set_pending.run(connection, row).rowcount == 1
+
+
+def is_taken(connection: Connection, of: UUID) -> bool:
+    """Say whether a conversation has this id, in whatever scope."""
+    return connection.execute(select(conversation.c.id).where(conversation.c.id == of.bytes)).first() is not None
+
+
+def digest_at(connection: Connection, of: UUID, position: int) -> bytes | None:
+    """Read the digest of one entry; None where there is none."""
+    found = connection.execute(_last_digest, {"of": of.bytes, "position": position}).scalar()
+    return None if found is None else bytes(found)
+
+
+def ids_after(connection: Connection, scope: str, last: UUID | None, limit: int) -> list[UUID]:
+    """List conversations of a scope by id, the next *limit* after one."""
+    statement = select(conversation.c.id).where(conversation.c.scope == scope.encode())
+    if last is not None:
+        statement = statement.where(conversation.c.id > last.bytes)
+    found = connection.execute(statement.order_by(conversation.c.id).limit(limit)).scalars()
+    return [UUID(bytes=bytes(each)) for each in found]
 
 
 def find(connection: Connection, scope: str, which: str | UUID) -> Kept | None:

@@ -1,0 +1,184 @@
+"""
+The view as other programs take it: the API's own array, a line of a batch, and chat completions.
+
+The first two are the bytes that a request would have. The third is another language, and says what it has no word for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from conversation_store.errors import ContentError
+from conversation_store.formats.wording import words_of
+from conversation_store.record import canonical
+from conversation_store.record.blocks import (
+    Block,
+    Document,
+    Image,
+    Text,
+    ToolResult,
+    ToolUse,
+)
+from conversation_store.record.codec import blocks_of
+from conversation_store.record.turns import Turn
+
+_BEGINNING: Final = b'{"messages":'
+_custom_id: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+NOT_IN_BATCHES: Final = frozenset({"stream", "speed", "fallbacks", "fallback_credit_token", "thread"})
+"""
+Parameters that a batch does not take.
+
+Source: Messages API documentation, Batch processing, 2026-10.
+"""
+
+
+def array(body: Iterable[bytes]) -> Iterator[bytes]:
+    """Take the array of messages out of a body that has nothing else."""
+    held = b""
+    skip = len(_BEGINNING)
+    for piece in body:
+        data = held + piece
+        cut = min(skip, len(data) - 1)
+        skip -= cut
+        yield data[cut:-1]
+        held = data[-1:]
+
+
+def batch_settings(settings: bytes) -> bytes:
+    """
+    Leave out the parameters that a batch does not take.
+
+    Raises:
+        ContentError: What is asked for goes by no batch.
+    """
+    members = canonical.members(settings)
+    if "max_tokens" in members and members["max_tokens"].value == 0:
+        raise ContentError("max_tokens", "a batch takes no request of 0 tokens")
+    return canonical.compose(
+        {name: settings[each.start : each.end] for name, each in members.items() if name not in NOT_IN_BATCHES}
+    )
+
+
+def batch(custom_id: str, body: Iterable[bytes]) -> Iterator[bytes]:
+    """
+    Write a request as a line of a batch.
+
+    Raises:
+        ContentError: The id is none.
+    """
+    if not _custom_id.fullmatch(custom_id):
+        raise ContentError("custom_id", "give 1 to 64 letters, digits, _ or -")
+    yield b'{"custom_id":' + canonical.dumps(custom_id) + b',"params":'
+    yield from body
+    yield b"}\n"
+
+
+# --- chat completions ----------------------------------------------------------------------------------------------
+
+
+def chat_completions(system: object, turns: Iterable[Turn], lost: dict[str, int]) -> Iterator[bytes]:
+    """
+    Write turns as the array of messages that chat completions take.
+
+    Args:
+        system: The system prompt, a string or text blocks.
+        turns: What was said.
+        lost: Is told what has no place there: each kind, and how often.
+    """
+    between = b"["
+    for message in _messages(system, turns, lost):
+        # What was received may hold a lone surrogate, which is no text.
+        yield between + canonical.header(message)
+        between = b","
+    yield b"[]" if between == b"[" else b"]"
+
+
+def _messages(system: object, turns: Iterable[Turn], lost: dict[str, int]) -> Iterator[dict[str, Any]]:
+    told = _said(blocks_of(system), lost)
+    if told:
+        yield {"role": "system", "content": told}
+    for turn in turns:
+        content = turn.content
+        if turn.role == "assistant":
+            yield _assistant(content, lost)
+            continue
+        for block in content:
+            if isinstance(block, ToolResult):
+                yield _result(block, lost)
+        rest = [block for block in content if not isinstance(block, ToolResult)]
+        if turn.role == "system":
+            yield {"role": "system", "content": _said(rest, lost)}
+        elif parts := [part for block in rest if (part := _part(block, lost)) is not None]:
+            alone = len(parts) == 1 and parts[0]["type"] == "text"
+            yield {"role": "user", "content": parts[0]["text"] if alone else parts}
+
+
+def _assistant(content: Sequence[Block], lost: dict[str, int]) -> dict[str, Any]:
+    calls = [
+        {
+            "id": words_of(block.id),
+            "type": "function",
+            "function": {"name": words_of(block.name), "arguments": canonical.header(_object(block.input)).decode()},
+        }
+        for block in content
+        if isinstance(block, ToolUse)
+    ]
+    said = _said([block for block in content if not isinstance(block, ToolUse)], lost)
+    return {"role": "assistant", "content": said or None, **({"tool_calls": calls} if calls else {})}
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {"value": value}
+
+
+def _result(block: ToolResult, lost: dict[str, int]) -> dict[str, Any]:
+    if block.is_error is True:
+        _lose(lost, "that a tool's result is an error")
+    said = _said(blocks_of(block.content), lost)
+    return {"role": "tool", "tool_call_id": words_of(block.tool_use_id), "content": said}
+
+
+def _said(blocks: Sequence[Block], lost: dict[str, int]) -> str:
+    """Join the words of blocks; everything else is lost."""
+    words = []
+    for block in blocks:
+        if isinstance(block, Text):
+            _lose_beside(block, lost)
+            words.append(words_of(block.text))
+        else:
+            _lose(lost, block.type)
+    return "".join(words)
+
+
+def _part(block: Block, lost: dict[str, int]) -> dict[str, Any] | None:
+    _lose_beside(block, lost)
+    if isinstance(block, Text):
+        return {"type": "text", "text": words_of(block.text)}
+    source = getattr(block, "source", None)
+    source = source if isinstance(source, Mapping) else {}
+    data = f"data:{source.get('media_type')};base64,{source.get('data')}"
+    match block, source.get("type"):
+        case Image(), "base64":
+            return {"type": "image_url", "image_url": {"url": data}}
+        case Image(), "url":
+            return {"type": "image_url", "image_url": {"url": words_of(source.get("url"))}}
+        case Document(), "base64":
+            name = block.title if isinstance(block.title, str) else "document.pdf"
+            return {"type": "file", "file": {"filename": name, "file_data": data}}
+        case Document(), "text":
+            return {"type": "text", "text": words_of(source.get("data"))}
+    _lose(lost, block.type)
+    return None
+
+
+def _lose_beside(block: Block, lost: dict[str, int]) -> None:
+    for name in ("citations", "cache_control", "context", "transformations"):
+        if getattr(block, name, None):
+            _lose(lost, name)
+
+
+def _lose(lost: dict[str, int], what: str) -> None:
+    lost[what] = lost.get(what, 0) + 1

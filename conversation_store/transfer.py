@@ -1,0 +1,728 @@
+"""
+Conversations out of a database and into another one: what was written there is written here, and proved first.
+
+Both ways it goes line by line: an export holds a page of the log at a time, an import one line. What an import has
+read of a conversation lies in a temporary file until all of it is proved; then it is written in one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from hashlib import sha256
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, Final, Literal, Self, TypeAlias, get_args
+from uuid import UUID
+
+from attrs import Factory, define, evolve, field, frozen
+from sqlalchemy import Connection
+
+from conversation_store import outcomes
+from conversation_store.api import request as requests
+from conversation_store.api.request import Request
+from conversation_store.audit.verify import columns, named, part_faults
+from conversation_store.errors import BusyError, CodecError, ContentError, LineError, NotFoundError, TransferError
+from conversation_store.formats import html, jsonl, markdown, messages
+from conversation_store.formats.jsonl import Arrived, Begun, Closing, Ended, Facts, Logged, Opening, Piece
+from conversation_store.formats.reading import Cover
+from conversation_store.history import History, settings_at
+from conversation_store.history import turns as read_turns
+from conversation_store.preflight import Said, plan
+from conversation_store.record import canonical, chain
+from conversation_store.record.chain import Entry
+from conversation_store.record.exchange import Exchange, State
+from conversation_store.record.turns import Turn, fields_of
+from conversation_store.storage import blobs, identity, journal, ledger, log
+from conversation_store.storage.blobs import Blob
+from conversation_store.storage.engine import Database
+from conversation_store.storage.log import Head, Kept, Use
+from conversation_store.storage.tables import KEY_BYTES, NO_TOKEN
+
+PAGE: Final = 64
+"""Entries read or written at a time."""
+
+_IN_MEMORY: Final = 1024 * 1024
+_COUNTED: Final = ("conversations", "entries", "blobs")
+
+
+# --- out -----------------------------------------------------------------------------------------------------------
+
+
+def every_id(database: Database, scope: str) -> Iterator[UUID]:
+    """List the conversations of a scope, a page at a time."""
+    last = None
+    while True:
+        with database.read() as connection:
+            page = log.ids_after(connection, scope, last, PAGE)
+        if not page:
+            return
+        yield from page
+        last = page[-1]
+
+
+def lines(database: Database, scope: str, conversations: Iterable[UUID]) -> Iterator[bytes]:
+    """
+    Write conversations as lines, each after those it was forked from; see ``formats.jsonl``.
+
+    Raises:
+        NotFoundError: There is no such conversation in this scope.
+    """
+    told: set[bytes] = set()
+    done: set[UUID] = set()
+    entries, head = 0, None
+    yield jsonl.write(Opening(jsonl.VERSION))
+    for each in conversations:
+        for one in _with_parents(database, each, done):
+            with database.read() as connection:
+                kept = log.find(connection, scope, one)
+                arrived = _arrived(connection, kept)
+            if kept is None:
+                raise NotFoundError(str(one))
+            yield jsonl.write(Begun(one, kept.key, kept.forked_from))
+            yield from _entries(database, kept, told)
+            yield from map(jsonl.write, arrived)
+            yield jsonl.write(Ended(one, kept.head.length, kept.head.digest))
+            entries, head = entries + kept.head.length, kept.head.digest
+            done.add(one)
+    yield jsonl.write(Closing(len(done), entries, len(told), head))
+
+
+def _with_parents(database: Database, of: UUID, done: set[UUID]) -> list[UUID]:
+    """List a conversation and what it was forked from, the oldest first, but for what was written."""
+    found: list[UUID] = []
+    each: UUID | None = of
+    while each is not None and each not in done:
+        found.append(each)
+        with database.read() as connection:
+            each = log.parent_of(connection, each)
+    return found[::-1]
+
+
+def _arrived(connection: Connection, kept: Kept | None) -> list[Arrived]:
+    if kept is None or kept.head.token == NO_TOKEN:
+        return []
+    position = kept.head.pending_position
+    return [Arrived(position, at, data) for at, data in journal.pieces(connection, kept.id, position)]
+
+
+def _entries(database: Database, kept: Kept, told: set[bytes]) -> Iterator[bytes]:
+    for first in range(0, kept.head.length, PAGE):
+        last = min(first + PAGE, kept.head.length) - 1
+        with database.read() as connection:
+            page = log.read(connection, kept.id, first, last)
+            used = blobs.used(connection, kept.id, first, last)
+        for entry in page:
+            uses = used.get(entry.position, ())
+            for blob in uses:
+                if blob.digest not in told:
+                    told.add(blob.digest)
+                    yield from _blob(database, blob)
+            yield jsonl.write(Logged(entry, [(blob.digest, blob.salt) for blob in uses]))
+
+
+def _blob(database: Database, blob: Blob) -> Iterator[bytes]:
+    seen = blob.media
+    measures = () if seen is None else (seen.width, seen.height, seen.pages)
+    yield jsonl.write(Facts(blob.digest, blob.media_type, blob.size, *measures))
+    for data in blobs.chunks(database, blob):
+        yield jsonl.write(Piece(blob.digest, data))
+
+
+class Export(Iterator[bytes]):
+    """
+    A conversation on its way elsewhere: iterate it once for its bytes.
+
+    Attributes:
+        lost: What the form has no place for, and how often it was left out; known once all was read.
+    """
+
+    def __init__(self, pieces: Iterator[bytes], lost: Mapping[str, int] | None = None) -> None:
+        self._pieces = pieces
+        self.lost: Mapping[str, int] = {} if lost is None else lost
+
+    def __next__(self) -> bytes:
+        return next(self._pieces)
+
+
+Form: TypeAlias = Literal["jsonl", "messages", "batch", "openai", "markdown", "html"]
+FORMS: Final[tuple[str, ...]] = get_args(Form)
+
+
+def export(history: History, form: Form, custom_id: str | None = None) -> Export:
+    """
+    Write one conversation; see ``Conversation.export``.
+
+    Raises:
+        ContentError: There is no such form, or the conversation is nothing for it.
+        RuleViolationError: The API would refuse what is to go into a batch.
+    """
+    if form not in FORMS:
+        raise ContentError("form", f"is one of {', '.join(FORMS)}")
+    history.refresh()
+    if form == "jsonl":
+        return Export(lines(history.database, history.kept.scope, [history.id]))
+    if form == "messages":
+        request = history.messages.request([], b"{}", version="", betas=(), secrets={})
+        return Export(messages.array(_told(request)))
+    if form == "batch":
+        return Export(_batch(history, custom_id))
+    turns = turns_of(history)
+    if form == "openai":
+        lost: dict[str, int] = {}
+        system = canonical.object_of(history.settings.body).get("system")
+        return Export(messages.chat_completions(system, turns, lost), lost)
+    kept = history.kept
+    settings = canonical.object_of(history.settings.body)
+    cover = Cover(id=history.id, key=kept.key, title=kept.title, settings=settings)
+    return Export((markdown if form == "markdown" else html).written(cover, turns))
+
+
+def _batch(history: History, custom_id: str | None) -> Iterator[bytes]:
+    planned = plan(history, Said(overrides={}, sending=False))
+    request = history.messages.request(
+        [],
+        messages.batch_settings(planned.settings),
+        version=planned.request.version,
+        betas=planned.request.betas,
+        secrets={},
+        markers=planned.markers,
+    )
+    name = f"{history.id.hex}-{history.head.length}" if custom_id is None else custom_id
+    return messages.batch(name, _told(request))
+
+
+def _told(request: Request) -> Iterator[bytes]:
+    for piece in request.pieces:
+        if isinstance(piece, bytes):
+            yield piece
+        else:
+            yield from piece
+
+
+def turns_of(history: History) -> Iterator[Turn]:
+    """Read the turns of the view, a page at a time."""
+    length = history.head.length
+    for span in history.view[0]:
+        last = span.upto(length)
+        for first in range(span.first, last + 1, PAGE):
+            page = (evolve(span, first=first, last=min(first + PAGE - 1, last)),)
+            with history.database.read() as connection:
+                found = read_turns(history.database, connection, page, length)
+            yield from found
+
+
+# --- in ------------------------------------------------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class Taken:
+    """
+    A conversation that was imported.
+
+    Attributes:
+        id: The conversation.
+        key: The host's name for it, None for none.
+        length: How many entries its log has now.
+        added: How many of them were not here before.
+    """
+
+    id: UUID
+    key: str | None
+    length: int
+    added: int
+
+
+def load(database: Database, scope: str, given: Iterable[bytes]) -> list[Taken]:
+    """
+    Read lines that ``lines`` wrote, prove them, and write their conversations; each whole or not at all.
+
+    Raises:
+        TransferError: Something was not taken. It has every fault, and what was taken all the same.
+        DatabaseError: The database refused; the conversations before are written.
+    """
+    with _Reader(database, scope) as reader:
+        for number, line in enumerate(given, 1):
+            if line.strip():
+                reader.take(number, line)
+        reader.close_up()
+        if reader.faults:
+            raise TransferError(faults=reader.faults, taken=reader.taken)
+        return reader.taken
+
+
+class _RefusedError(Exception):
+    """Why a conversation that is proved cannot be written here."""
+
+
+def _temporary() -> IO[bytes]:
+    return SpooledTemporaryFile(max_size=_IN_MEMORY)
+
+
+# --- blobs on their way --------------------------------------------------------------------------------------------
+
+
+@frozen
+class _Waiting:
+    """A blob that was read and proved: what is known of it, and where its bytes lie."""
+
+    facts: Facts
+    start: int
+
+
+@define
+class _Blobs:
+    """Blobs as their lines are read, in a temporary file until a conversation that uses them is written."""
+
+    known: dict[bytes, _Waiting] = field(factory=dict, init=False)
+    _file: IO[bytes] = field(factory=_temporary, init=False)
+    _now: tuple[Facts, int, Any] | None = field(default=None, init=False)
+    _end: int = field(default=0, init=False)
+
+    def begin(self, facts: Facts) -> None:
+        """Begin with a blob."""
+        self._now = (facts, self._end, sha256())
+
+    def add(self, piece: Piece) -> None:
+        """
+        Take the next bytes.
+
+        Raises:
+            CodecError: They are another blob's.
+        """
+        if self._now is None or self._now[0].digest != piece.digest:
+            raise CodecError("this piece follows no line of its blob")
+        self._now[2].update(piece.data)
+        self._file.seek(self._end)
+        self._file.write(piece.data)
+        self._end += len(piece.data)
+
+    def settle(self) -> str | None:
+        """End the blob that was read; say what is wrong with it."""
+        if self._now is None:
+            return None
+        (facts, start, state), self._now = self._now, None
+        if state.digest() != facts.digest or self._end - start != facts.size:
+            return f"the blob {facts.digest.hex()} is not whole, or not what its digest says"
+        self.known[facts.digest] = _Waiting(facts, start)
+        return None
+
+    def pieces(self, blob: _Waiting) -> Iterator[bytes]:
+        """Read a blob again."""
+        for start in range(0, blob.facts.size, blobs.CHUNK):
+            self._file.seek(blob.start + start)
+            yield self._file.read(min(blobs.CHUNK, blob.facts.size - start))
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+@define
+class _Log:
+    """
+    A conversation as far as its lines were read: where its log stands, and what its row will tell.
+
+    ``lines`` holds them until they are written.
+    """
+
+    begun: Begun
+    line: int
+    lines: IO[bytes]
+    head: Head
+    trusted: bool = True
+    broken: bool = False
+    first_at: int = 0
+    last_at: int = 0
+    title: str | None = None
+    metadata: bytes | None = None
+    parent: tuple[int, bytes] | None = None
+    blobs: set[bytes] = Factory(set)
+    arrived: list[Arrived] = Factory(list)
+
+    def logged(self) -> Iterator[Logged]:
+        """Read the entries again, from the first."""
+        self.lines.seek(0)
+        for line in self.lines:
+            found = jsonl.read(line)
+            if isinstance(found, Logged):
+                yield found
+
+
+@define
+class _Reader:
+    """Reads lines in their order; keeps what is proved and what is wrong."""
+
+    database: Database
+    scope: str
+    faults: list[LineError] = field(factory=list, init=False)
+    taken: list[Taken] = field(factory=list, init=False)
+    _number: int = field(default=0, init=False)
+    _opened: bool = field(default=False, init=False)
+    _closed: bool = field(default=False, init=False)
+    _now: _Log | None = field(default=None, init=False)
+    _counts: dict[str, int] = field(factory=lambda: dict.fromkeys(_COUNTED, 0), init=False)
+    _blobs: _Blobs = field(factory=_Blobs, init=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._blobs.close()
+        if self._now is not None:
+            self._now.lines.close()
+
+    def take(self, number: int, line: bytes) -> None:
+        """Take one line, or note what is wrong with it."""
+        self._number = number
+        try:
+            self._take(jsonl.read(line), line)
+        except (CodecError, ContentError) as error:
+            self._fault(str(error))
+            if not self._opened:
+                raise TransferError(faults=self.faults, taken=[]) from None
+
+    def close_up(self) -> None:
+        """Notice where the lines were cut off."""
+        self._number += 1
+        self._settle_blob()
+        if self._now is not None:
+            self._fault("the lines end within a conversation")
+        elif not self._closed:
+            self._fault("the last line is missing: something was cut off")
+
+    def _fault(self, message: str) -> None:
+        now = self._now
+        if now is not None:
+            now.broken = True
+        self.faults.append(LineError(self._number, message, None if now is None else now.begun.conversation))
+
+    def _take(self, found: jsonl.Line, line: bytes) -> None:
+        if not self._opened and not isinstance(found, Opening):
+            raise CodecError("the first line names the format, and this one does not")
+        if self._closed:
+            raise CodecError("nothing follows the line that counts")
+        if not isinstance(found, Piece):
+            self._settle_blob()
+        match found:
+            case Opening():
+                self._opened = True
+            case Begun():
+                self._begin(found)
+            case Facts():
+                self._blobs.begin(found)
+                self._counts["blobs"] += 1
+            case Piece():
+                self._blobs.add(found)
+            case Logged():
+                self._log(found, line)
+            case Arrived():
+                self._current().arrived.append(found)
+            case Ended():
+                self._end(found)
+            case Closing():
+                self._close(found)
+
+    def _settle_blob(self) -> None:
+        message = self._blobs.settle()
+        if message is not None:
+            self._fault(message)
+
+    def _current(self) -> _Log:
+        if self._now is None:
+            raise CodecError("this line belongs to no conversation")
+        return self._now
+
+    def _begin(self, begun: Begun) -> None:
+        before = self._now
+        if before is not None:
+            self._fault("the conversation before has no end")
+            before.lines.close()
+        self._now = _Log(
+            begun,
+            self._number,
+            _temporary(),
+            Head(length=0, digest=chain.genesis(begun.conversation)),
+        )
+        # What is told twice is told once too often: which of the two is meant nobody knows.
+        self._now.broken = before is not None and before.begun.conversation == begun.conversation
+        self._counts["conversations"] += 1
+        if begun.key is not None and len(begun.key.encode()) > KEY_BYTES:
+            raise CodecError(f"a key has at most {KEY_BYTES} bytes")
+
+    def _log(self, found: Logged, line: bytes) -> None:
+        now, entry = self._current(), found.entry
+        self._counts["entries"] += 1
+        before, trusted = now.head, now.trusted
+        # Go on from what is told, so that one change is one fault.
+        now.head = evolve(before, length=entry.position + 1, digest=entry.digest)
+        now.trusted = True
+        now.lines.write(line if line.endswith(b"\n") else line + b"\n")
+        for _, expected, told in columns(entry):
+            raise CodecError(f"expected {expected}, found {told}")
+        if entry.position != before.length and trusted:
+            raise CodecError(f"entry {before.length} was to follow, not {entry.position}")
+        digest = chain.entry_digest(now.begun.conversation, entry.position, entry.at, entry.kind, entry.header)
+        if trusted and chain.link(before.digest, digest) != entry.digest:
+            raise CodecError("the digest is not that of this entry after the one before")
+        fields = fields_of(entry.header)
+        for fault in part_faults(now.begun.conversation, entry, fields):
+            raise CodecError(f"{fault.code}: the header commits to {fault.expected}, found {fault.found}")
+        self._uses(now, found, fields)
+        _note(now, entry, fields)
+
+    def _uses(self, now: _Log, found: Logged, fields: Mapping[str, Any]) -> None:
+        committed = named(fields)
+        if len(committed) != len(found.uses):
+            raise CodecError(f"the header names {len(committed)} blobs, the line {len(found.uses)}")
+        for expected, (digest, salt) in zip(committed, found.uses, strict=True):
+            blob = self._blobs.known.get(digest)
+            if blob is None:
+                raise CodecError(f"no line before has the blob {digest.hex()}")
+            if chain.part(salt, blob.facts.media_type, digest).hex() != expected:
+                raise CodecError(f"the header does not commit to the blob {digest.hex()}")
+            now.blobs.add(digest)
+
+    def _end(self, ended: Ended) -> None:
+        now = self._current()
+        stands = (now.begun.conversation, now.head.length, now.head.digest)
+        if (ended.conversation, ended.length, ended.head) != stands:
+            self._fault("the conversation's length or head is another one than its entries make")
+        if not now.head.length:
+            self._fault("a conversation has at least one entry")
+        try:
+            if not now.broken:
+                self.taken.append(self._written(now))
+        except (_RefusedError, BusyError) as refused:
+            self._fault(str(refused))
+        finally:
+            now.lines.close()
+            self._now = None
+
+    def _close(self, closing: Closing) -> None:
+        if self._now is not None:
+            self._fault("the conversation before has no end")
+            self._now.lines.close()
+            self._now = None
+        self._closed = True
+        told = (closing.conversations, closing.entries, closing.blobs)
+        if told != tuple(self._counts[name] for name in _COUNTED):
+            raise CodecError("the counts are others than those of the lines: something is missing")
+
+    # --- writing what is proved ------------------------------------------------------------------------------------
+
+    def _written(self, now: _Log) -> Taken:
+        at = identity.now()
+        for digest in now.blobs:
+            blob = self._blobs.known[digest]
+            facts = blob.facts
+            as_kept = Blob(self.scope.encode(), digest, facts.size, facts.media_type)
+            measures = {"width": facts.width, "height": facts.height, "pages": facts.pages}
+            pieces = partial(self._blobs.pieces, blob)
+            if blobs.put_known(self.database, self.scope, as_kept, measures, pieces, at=at) != facts.media_type:
+                raise _RefusedError(f"the blob {digest.hex()} is kept here as something else than {facts.media_type}")
+        if now.head.pending_position >= 0:
+            # Whoever was at it is not here: it reads as unknown, and recover() takes it over.
+            now.head = evolve(now.head, token=identity.new_token())
+        added = self.database.write(partial(_write, scope=self.scope, now=now))
+        with self.database.read() as connection:
+            kept = log.find(connection, self.scope, now.begun.conversation)
+        if kept is None:
+            raise NotFoundError(str(now.begun.conversation))
+        return Taken(id=kept.id, key=kept.key, length=kept.head.length, added=added)
+
+
+def _note(now: _Log, entry: Entry, fields: Mapping[str, Any]) -> None:
+    """Note what the conversation's row tells after an entry."""
+    position = entry.position
+    now.last_at = entry.at
+    if position == 0:
+        now.first_at = entry.at
+        _note_parent(now, entry, fields)
+    if entry.kind == "view":
+        now.head = evolve(now.head, view_position=position)
+    elif entry.kind == "settings":
+        now.head = evolve(now.head, settings_position=position)
+    elif entry.kind == "request":
+        now.head = evolve(now.head, pending_position=position)
+    elif entry.kind == "outcome":
+        now.head = evolve(now.head, pending_position=-1)
+    elif entry.kind == "labelled" and entry.body is not None:
+        said = canonical.object_of(entry.body)
+        title, metadata = said.get("title"), said.get("metadata")
+        now.title = title if isinstance(title, str) else None
+        now.metadata = None if metadata is None else canonical.dumps(metadata)
+
+
+def _note_parent(now: _Log, entry: Entry, fields: Mapping[str, Any]) -> None:
+    if entry.kind != "opened":
+        raise CodecError("the first entry of a log is of kind opened")
+    parent = fields.get("parent")
+    try:
+        known = None if parent is None else (UUID(parent["conversation"]), parent["length"], parent["digest"])
+        if (None if known is None else known[0]) != now.begun.parent:
+            raise CodecError("the entry names another parent than the line before")
+        if known is not None:
+            now.parent = (int(known[1]), bytes.fromhex(known[2]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, CodecError):
+            raise
+        raise CodecError("the entry does not say how it was forked") from None
+
+
+def _write(connection: Connection, scope: str, now: _Log) -> int:
+    """Write a conversation that is proved, or what is new of it; nothing where all of it is here."""
+    of = now.begun.conversation
+    kept = log.find(connection, scope, of)
+    if kept is None:
+        _refuse_new(connection, scope, now)
+        log.put_row(
+            connection,
+            of,
+            scope,
+            now.head,
+            at=now.first_at,
+            updated=now.last_at,
+            key=now.begun.key,
+            forked_from=now.begun.parent,
+        )
+        first, pending = 0, None
+    else:
+        first = kept.head.length
+        shared = min(first, now.head.length) - 1
+        here = log.digest_at(connection, of, shared)
+        if next((each.entry.digest for each in now.logged() if each.entry.position == shared), None) != here:
+            raise _RefusedError("another log is here under this id: the two part before the shorter one ends")
+        if now.head.length <= first:
+            return 0
+        if kept.head.token != NO_TOKEN and not kept.lease_over:
+            raise BusyError(of, kept.lease_until)
+        if not log.put_head(connection, of, kept.head, now.head, now.last_at):
+            raise BusyError(of, kept.lease_until)
+        pending = kept.head.pending_position if kept.head.token != NO_TOKEN else None
+    _write_entries(connection, scope, now, first, pending)
+    log.label(connection, of, now.title, now.metadata)
+    if now.head.pending_position >= 0:
+        journal.put(connection, of, now.head.pending_position, [(each.at, each.data) for each in now.arrived])
+    return now.head.length - first
+
+
+def _refuse_new(connection: Connection, scope: str, now: _Log) -> None:
+    if log.is_taken(connection, now.begun.conversation):
+        raise _RefusedError("a conversation of another scope has this id")
+    if now.begun.key is not None and log.find(connection, scope, now.begun.key) is not None:
+        raise _RefusedError(f"another conversation has the key {now.begun.key!r} here")
+    if now.begun.parent is not None and now.parent is not None:
+        length, digest = now.parent
+        if log.find(connection, scope, now.begun.parent) is None:
+            raise _RefusedError(f"it was forked from {now.begun.parent}, which is neither here nor before it")
+        if log.digest_at(connection, now.begun.parent, length - 1) != digest:
+            raise _RefusedError(f"it was forked from another log than that of {now.begun.parent} here")
+
+
+def _write_entries(connection: Connection, scope: str, now: _Log, first: int, pending: int | None) -> None:
+    of = now.begun.conversation
+    open_now = None if pending is None else ledger.read(connection, of, pending)
+    deriving = _Deriving(connection, of, open_now)
+    page: list[Entry] = []
+    uses: list[Use] = []
+    for each in now.logged():
+        if each.entry.position < first:
+            continue
+        page.append(each.entry)
+        uses += [
+            Use(entry=each.entry.position, number=number, digest=digest, salt=salt)
+            for number, (digest, salt) in enumerate(each.uses)
+        ]
+        if len(page) == PAGE:
+            _write_page(connection, scope, deriving, page, uses)
+            page, uses = [], []
+    if page:
+        _write_page(connection, scope, deriving, page, uses)
+    deriving.settle()
+
+
+def _write_page(
+    connection: Connection, scope: str, deriving: _Deriving, page: Sequence[Entry], uses: Sequence[Use]
+) -> None:
+    log.put_entries(connection, deriving.conversation, scope, page, uses)
+    for entry in page:
+        try:
+            deriving.take(entry)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            raise _RefusedError(f"what entry {entry.position} tells of an exchange cannot be read") from None
+
+
+@define
+class _Deriving:
+    """
+    Writes the rows of exchanges again from the log.
+
+    Attributes:
+        connection: Writes them.
+        conversation: Whose they are.
+        open: The exchange that has begun and has no outcome so far.
+    """
+
+    connection: Connection
+    conversation: UUID
+    open: Exchange | None
+    _settings: tuple[int, bytes] | None = field(default=None, init=False)
+    _outcome: tuple[Entry, Mapping[str, Any]] | None = field(default=None, init=False)
+
+    def take(self, entry: Entry) -> None:
+        """Go on with the next entry."""
+        fields = fields_of(entry.header) if entry.kind in {"turn", "request", "outcome"} else {}
+        turn = entry if entry.kind == "turn" and "request" in fields else None
+        self.settle(turn)
+        if entry.kind == "settings":
+            self._settings = (entry.position, entry.body or b"{}")
+        elif entry.kind == "request":
+            self._begin(entry, fields)
+        elif entry.kind == "outcome":
+            self._outcome = (entry, fields)
+
+    def settle(self, turn: Entry | None = None) -> None:
+        """End the exchange whose outcome was the entry before; *turn* is the one the model made of it."""
+        if self._outcome is None:
+            return
+        entry, fields = self._outcome
+        self._outcome = None
+        exchange = self.open
+        if exchange is None or exchange.position != fields["request"]:
+            raise LookupError(fields["request"])
+        body = entry.body or b""
+        said = canonical.object_of(turn.body or b"{}") if turn is not None else canonical.object_of(body or b"{}")
+        content = [block for block in said.get("content", ()) if isinstance(block, Mapping)]
+        ended = outcomes.derived(exchange, State(fields["state"]), body, content, entry.at)
+        ended = evolve(ended, turn=None if turn is None else turn.position)
+        ledger.finish(self.connection, ended, entry.position)
+        journal.clear(self.connection, self.conversation, exchange.position)
+        self.open = None
+
+    def _begin(self, entry: Entry, fields: Mapping[str, Any]) -> None:
+        if self.open is not None:
+            # Another one took its place: whether it was answered nobody knows.
+            ledger.finish(self.connection, evolve(self.open, state=State.UNKNOWN), None)
+        about = canonical.object_of(entry.about) if entry.about else {}
+        params = canonical.object_of(requests.merged(self._settings_at(fields["settings"]), entry.body or b"{}"))
+        self.open = Exchange(
+            conversation=self.conversation,
+            position=entry.position,
+            state=State.PENDING,
+            model=str(params.get("model", "")),
+            begun=entry.at,
+            body_length=int(fields["length"]),
+            sent_by=str(fields["sent_by"]),
+            streamed=bool(fields.get("stream")),
+            retry_of=fields.get("retry_of"),
+            idempotency_key=about.get("idempotency_key"),
+        )
+        ledger.begin(self.connection, self.open)
+
+    def _settings_at(self, position: int) -> bytes:
+        if self._settings is None or self._settings[0] != position:
+            self._settings = (position, settings_at(self.connection, self.conversation, position).body)
+        return self._settings[1]
