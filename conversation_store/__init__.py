@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from conversation_store.record.turns import Origin, Turn
     from conversation_store.storage.tables import include_name
     from conversation_store.store import Listed, Store
+    from conversation_store.transfer import Export, Taken
 
 __version__ = "0.1.0"
 
@@ -49,6 +50,7 @@ __all__ = [
     "Cost",
     "Document",
     "Exchange",
+    "Export",
     "Fault",
     "Finding",
     "Image",
@@ -60,6 +62,7 @@ __all__ = [
     "Request",
     "State",
     "Store",
+    "Taken",
     "Text",
     "Thinking",
     "ToolResult",
@@ -97,6 +100,7 @@ _HOMES: Final = {
     "record.turns": ("Origin", "Turn"),
     "storage.tables": ("include_name",),
     "store": ("Listed", "Store"),
+    "transfer": ("Export", "Taken"),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -33,6 +33,7 @@ from conversation_store.errors import (
     RuleViolationError,
     ToolOutcomeError,
 )
+from conversation_store.formats.messages import Message
 from conversation_store.history import History, Options, settings_draft, turn_draft
 from conversation_store.mending import Mended, mend
 from conversation_store.pending import Pending, Terms
@@ -816,6 +817,20 @@ class Conversation:
             RuleViolationError: The API would refuse what is to go into a batch.
         """
         return transfer.export(self._history, form, custom_id)
+
+    def append_imported(self, given: Sequence[Message], source: str = "") -> int:
+        """
+        Append what is new of a transcript from elsewhere; ``Store.import_messages`` reads it.
+
+        Returns:
+            How many turns that were.
+
+        Raises:
+            TransferError: What is here of it is other than what is given, or the conversation went on since.
+            ConflictError, BusyError: As ``user``.
+        """
+        self.refresh()
+        return transfer.append_messages(self._history, given, source)
 
     # --- auditing --------------------------------------------------------------------------------------------------
 

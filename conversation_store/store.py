@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from hashlib import sha256
 from types import TracebackType
 from typing import Any, Final, Self
 from uuid import UUID
@@ -21,7 +22,8 @@ from conversation_store.api.models import Models
 from conversation_store.api.request import Settings
 from conversation_store.audit.verify import Fault, verify_conversation
 from conversation_store.conversation import Conversation
-from conversation_store.errors import ContentError, NotFoundError
+from conversation_store.errors import ContentError, LineError, NotFoundError, TransferError
+from conversation_store.formats import messages
 from conversation_store.history import OnUnlisted, Options, settings_draft
 from conversation_store.record import canonical, chain
 from conversation_store.record.chain import draft
@@ -268,6 +270,37 @@ class Store:
                 same.
         """
         return transfer.load(self._database, self.scope, lines)
+
+    def import_messages(
+        self, given: bytes | Sequence[Any] | Mapping[str, Any], *, key: str | None = None, source: str = ""
+    ) -> Taken:
+        """
+        Import a transcript from elsewhere: an array of messages, or the body of a request with its settings.
+
+        Its turns have the origin ``imported``; what a message told beside role and content (an id, a time) is kept
+        in the turn's ``about``. JSON given as bytes is kept as it is. Again it adds nothing, and of a transcript
+        that has grown what is new; settings are those of the first time.
+
+        Args:
+            given: The messages, or the body; as JSON text or as Python values.
+            key: The host's name for the conversation; one made of the text without it.
+            source: Where it comes from (a file's name), to be kept with each turn.
+
+        Raises:
+            CodecError: It is neither.
+            TransferError: Messages that are none, each with its line; or the conversation of the key holds others.
+                Nothing was written.
+        """
+        data = given if isinstance(given, bytes) else canonical.dumps(given)
+        faults: list[tuple[int, str]] = []
+        found, settings = messages.read(data, faults)
+        if faults:
+            raise TransferError(faults=[LineError(line, message) for line, message in faults])
+        name = f"import:{sha256(data).hexdigest()[:32]}" if key is None else key
+        kept = self._find(name)
+        conversation = self.open(name, **settings) if kept is None else self._conversation(kept)
+        added = conversation.append_imported(found, source)
+        return Taken(id=conversation.id, key=name, length=conversation.version, added=added)
 
     def _find(self, which: str | UUID) -> Kept | None:
         if not isinstance(which, (str, UUID)):

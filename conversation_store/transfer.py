@@ -24,14 +24,15 @@ from conversation_store.audit.verify import columns, named, part_faults
 from conversation_store.errors import BusyError, CodecError, ContentError, LineError, NotFoundError, TransferError
 from conversation_store.formats import html, jsonl, markdown, messages
 from conversation_store.formats.jsonl import Arrived, Begun, Closing, Ended, Facts, Logged, Opening, Piece
+from conversation_store.formats.messages import Message
 from conversation_store.formats.reading import Cover
-from conversation_store.history import History, settings_at
+from conversation_store.history import History, settings_at, turn_draft
 from conversation_store.history import turns as read_turns
 from conversation_store.preflight import Said, plan
 from conversation_store.record import canonical, chain
 from conversation_store.record.chain import Entry
 from conversation_store.record.exchange import Exchange, State
-from conversation_store.record.turns import Turn, fields_of
+from conversation_store.record.turns import Origin, Turn, fields_of
 from conversation_store.storage import blobs, identity, journal, ledger, log
 from conversation_store.storage.blobs import Blob
 from conversation_store.storage.engine import Database
@@ -248,6 +249,41 @@ def load(database: Database, scope: str, given: Iterable[bytes]) -> list[Taken]:
         if reader.faults:
             raise TransferError(faults=reader.faults, taken=reader.taken)
         return reader.taken
+
+
+def append_messages(history: History, given: Sequence[Message], source: str) -> int:
+    """
+    Append messages from elsewhere to a conversation that holds the first of them, or none, already.
+
+    Returns:
+        How many of them were new.
+
+    Raises:
+        TransferError: Those that are here are others, or the conversation went on since.
+        ConflictError, BusyError: Somebody else is at it; nothing was written.
+    """
+    here = [turn for turn in turns_of(history) if turn.origin is Origin.IMPORTED and turn.conversation == history.id]
+    for turn, message in zip(here, given, strict=False):
+        if turn.wire != message.wire:
+            fault = LineError(message.line, f"turn {turn.position} was imported otherwise", history.id)
+            raise TransferError(faults=[fault])
+    new = given[len(here) :]
+    if not new:
+        return 0
+    if here and len(history.messages) > len(here):
+        fault = LineError(new[0].line, "the conversation went on after what was imported", history.id)
+        raise TransferError(faults=[fault])
+    history.refuse_busy()
+    at = identity.now()
+    drafts, uses = [], {}
+    for n, message in enumerate(new):
+        kept = history.detached(message.wire, at)
+        uses[n] = kept.blobs
+        told = {"file": source or None, "line": message.line, **message.beside}
+        about = {"source": {name: value for name, value in told.items() if value is not None}}
+        drafts.append(turn_draft({"origin": Origin.IMPORTED.value}, kept, at, about))
+    history.append(drafts, uses)
+    return len(new)
 
 
 class _RefusedError(Exception):

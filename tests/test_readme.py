@@ -49,6 +49,7 @@ def test_every_python_block_runs_as_printed(
     assert "['sampling_supported'] True" in printed
     assert "[('messages.1.content', 1, 'set_aside')]" in printed
     assert "set turn 3 aside" in printed
+    assert "True []" in printed
     assert "2 [True]" in printed
     assert "all that the exchange before had written was read" in printed
     assert any(line.startswith("changed system ") for line in printed)

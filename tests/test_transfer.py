@@ -325,3 +325,47 @@ def test_any_transcript_comes_over(said: Sequence[dict[str, Any]]) -> None:
         there.load(chat.export())
         the_same(store, there)
         assert there.get("a").request(check=False).body == chat.request(check=False).body
+
+
+def of_all_kinds() -> list[bytes]:
+    """Export a conversation with a picture, an answer, a label and a pending exchange, and a fork of it."""
+    with Store("sqlite://") as store:
+        chat = store.open("a", model=MODEL, max_tokens=64)
+        chat.user(Image.from_bytes(pictures.png(8, 8, padding=1500)), "Hm.")
+        chat.begin("1").finish({"type": "message", "role": "assistant", "model": MODEL, "content": []})
+        chat.label(title="Ants", metadata={"a": 1})
+        chat.fork(key="b")
+        chat.begin("2")
+        return [*store.export()]
+
+
+LINES: Final = of_all_kinds()
+HEADS: Final = {
+    found.conversation: (found.length, found.head)
+    for line in LINES
+    if isinstance(found := jsonl.read(line), jsonl.Ended)
+}
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_whatever_is_done_to_the_bytes_the_heads_are_those_or_nothing_is_taken(data: st.DataObject) -> None:
+    """Bytes changed, cut, doubled, put in another order: what is taken has its true head, the rest is a fault."""
+    changed = list(LINES)
+    for _ in range(data.draw(st.integers(1, 3))):
+        n = data.draw(st.integers(0, len(changed) - 1))
+        line = changed[n]
+        at, end = sorted(data.draw(st.tuples(*[st.integers(0, len(line))] * 2)))
+        put = data.draw(st.sampled_from([b"", b'"', b"0", b"{", b"null", b"\xff", b"\n", line[at:end] * 2]))
+        m = data.draw(st.integers(0, len(changed) - 1))
+        changed[n], changed[m] = data.draw(
+            st.sampled_from([(line[:at] + put + line[end:], changed[m]), (changed[m], line), (changed[m], changed[m])])
+        )
+    with Store("sqlite://") as there:
+        try:
+            taken = there.load(changed)
+        except TransferError as error:
+            taken = error.taken
+        assert there.verify() == []
+        assert {each.id: (each.length, there.get(each.id).head) for each in taken}.items() <= HEADS.items()
+        assert len(there.list()) == len(taken)

@@ -17,6 +17,7 @@ from conversation_store.cli.demo import demo, resume_demo
 from conversation_store.cli.failures import Code, code_of, told
 from conversation_store.cli.terminal import PROGRAM, complain, silence
 from conversation_store.cli.transcripts import listing, replay, show, verify
+from conversation_store.cli.transfers import export, import_
 from conversation_store.cli.views import fork, rewind
 from conversation_store.errors import ConversationStoreError
 
@@ -63,13 +64,30 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 1 a finding (check, verify, db check, demo, replay, models --refresh), 2 usage or "
-    "configuration, 3 not found, 4 database or record, 5 API, 130 interrupted, 141 the reader of the output went away.",
+    epilog="Exit codes: 0 done, 1 a finding (check, verify, db check, demo, replay, import, models --refresh), 2 usage "
+    "or configuration, 3 not found, 4 database or record, 5 API, 130 interrupted, 141 the output's reader went away.",
 )
 @click.version_option(VERSION, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def commands() -> None:
     """Conversations of the Messages API, kept in a database: hold them, read them, prove them."""
 
 
-for _command in (demo, resume_demo, chat, listing, show, check, fork, rewind, verify, replay, usage, models, db):
+_COMMANDS = (
+    demo,
+    resume_demo,
+    chat,
+    listing,
+    show,
+    check,
+    fork,
+    rewind,
+    verify,
+    replay,
+    export,
+    import_,
+    usage,
+    models,
+    db,
+)
+for _command in _COMMANDS:
     commands.add_command(_command)

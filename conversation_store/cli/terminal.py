@@ -11,9 +11,10 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, TextIO, TypeAlias
+from typing import Any, Final, Self, TextIO, TypeAlias
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -33,6 +34,7 @@ _SEPARATORS: Final = (0x2028, 0x2029)
 _SURROGATES: Final = range(0xD800, 0xE000)
 _PIECES: Final = re.compile(r"\n|\t| +|[^ \n\t]+")
 _TAB: Final = 8
+_SELDOM: Final = 0.2
 
 _SPELLED: Final[Mapping[int, str]] = {
     **{code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"},
@@ -244,6 +246,33 @@ class Waiting:
         """Take it away."""
         if self._status is not None:
             self._status.stop()
+
+
+class Progress:
+    """How far long work is: one line on standard error, where that is a terminal, and gone at the end."""
+
+    def __init__(self) -> None:
+        self._file = sys.stderr if sys.stderr.isatty() else None
+        self._shown = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None and self._shown:
+            self._write("")
+
+    def show(self, words: str) -> None:
+        """Say how far it is; several times a second at most."""
+        now = time.monotonic()
+        if self._file is not None and now - self._shown >= _SELDOM:
+            self._shown = now
+            self._write(one_line(words, 70))
+
+    def _write(self, words: str) -> None:
+        if self._file is not None:
+            self._file.write(f"\r{words}\x1b[K")
+            self._file.flush()
 
 
 def _text(pieces: tuple[Piece, ...], *, lines: bool) -> Text:

@@ -49,7 +49,7 @@ time,.from{color:var(--dim);font-size:.8rem;font-weight:400}
 li{color:var(--who)}li::before{content:"";display:inline-block;width:.8em;height:.8em;margin-right:.35em;
 background:var(--who);vertical-align:-.05em}
 li.prefill::before{background:var(--mark);outline:1px solid var(--who)}
-.synthetic{border-left-style:dashed}
+article.synthetic{border-left-style:dashed}
 .words{white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate;margin:0 0 .6rem}
 mark{background:var(--mark);color:var(--mark-ink);border-radius:.2em;padding:.05em .15em}
 mark::after{content:" prefill ";font-size:.7em;font-weight:600;vertical-align:.2em;white-space:nowrap}

@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from conversation_store.errors import ContentError
+from attrs import frozen
+
+from conversation_store.errors import CodecError, ContentError
 from conversation_store.formats.wording import words_of
 from conversation_store.record import canonical
 from conversation_store.record.blocks import (
@@ -21,7 +23,7 @@ from conversation_store.record.blocks import (
     ToolResult,
     ToolUse,
 )
-from conversation_store.record.codec import blocks_of
+from conversation_store.record.codec import ROLES, blocks_of
 from conversation_store.record.turns import Turn
 
 _BEGINNING: Final = b'{"messages":'
@@ -182,3 +184,75 @@ def _lose_beside(block: Block, lost: dict[str, int]) -> None:
 
 def _lose(lost: dict[str, int], what: str) -> None:
     lost[what] = lost.get(what, 0) + 1
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Message:
+    """
+    A message of a transcript from elsewhere.
+
+    Attributes:
+        line: The line of the text it begins in, from 1.
+        wire: Its bytes, role and content alone.
+        role: Whose it is.
+        beside: What else it told of itself: its id, its time, its model.
+    """
+
+    line: int
+    wire: bytes
+    role: str
+    beside: Mapping[str, Any]
+
+
+def read(data: bytes, faults: list[tuple[int, str]]) -> tuple[list[Message], Mapping[str, Any]]:
+    """
+    Read an array of messages, or the body of a request that holds one.
+
+    Args:
+        data: The JSON text; the messages' bytes are kept as they are.
+        faults: Is told each message that is none: its line, and why.
+
+    Returns:
+        The messages, and the other parameters of the body.
+
+    Raises:
+        CodecError: It is neither.
+    """
+    start, settings = 0, dict[str, Any]()
+    if data.lstrip()[:1] == b"{":
+        members = canonical.members(data)
+        found = members.pop("messages", None)
+        if found is None or not isinstance(found.value, list):
+            raise CodecError("this is no body of a request: it has no array of messages")
+        settings = {name: each.value for name, each in members.items() if name != "stream"}
+        start, array = found.start, data[found.start : found.end]
+    else:
+        array = data
+    read_so_far = []
+    for n, item in enumerate(canonical.items(array)):
+        line = data.count(b"\n", 0, start + item.start) + 1
+        try:
+            read_so_far.append(_message(array[item.start : item.end], line, item.value))
+        except CodecError as error:
+            faults.append((line, f"messages.{n}: {error}"))
+    return read_so_far, settings
+
+
+def _message(data: bytes, line: int, value: object) -> Message:
+    if not isinstance(value, Mapping):
+        raise CodecError("a message is an object")
+    role, content = value.get("role"), value.get("content")
+    if role not in ROLES:
+        raise CodecError(f"role is one of {', '.join(ROLES)}")
+    blocks = isinstance(content, list) and all(
+        isinstance(block, Mapping) and isinstance(block.get("type"), str) for block in content
+    )
+    if not isinstance(content, str) and not blocks:
+        raise CodecError("content is a string or a list of blocks with a type")
+    members = canonical.members(data)
+    beside = {name: each.value for name, each in members.items() if name not in {"role", "content"}}
+    parts = {name: data[each.start : each.end] for name, each in members.items() if name in {"role", "content"}}
+    return Message(line, canonical.compose(parts) if beside else data, str(role), beside)

@@ -13,7 +13,7 @@ from conversation_store import Store, __version__
 from conversation_store.cli.commands import commands
 from tests.cli import terminals
 
-NAMES = ("demo", "chat", "list", "show", "check", "verify", "replay", "usage", "models", "db")
+NAMES = ("demo", "chat", "list", "show", "check", "verify", "replay", "export", "import", "usage", "models", "db")
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,143 @@
+"""Export and import at the command line: files, pipes, terminals; faults line by line; nothing twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conversation_store import Image, Origin, Store
+from tests import pictures
+from tests.cli import terminals
+
+MODEL = "claude-haiku-4-5"
+
+
+def filled(folder: Path) -> str:
+    """Make a database with two conversations."""
+    url = f"sqlite:///{folder / 'a.db'}"
+    with Store(url) as store:
+        chat = store.open("k", model=MODEL, max_tokens=64)
+        chat.user(Image.from_bytes(pictures.png(8, 8)), f"What is this? {terminals.HOSTILE}")
+        chat.assistant("An ant.", reason="canned")
+        store.open("other", model=MODEL).user("Hello")
+    return url
+
+
+def test_out_and_in(tmp_path: Path) -> None:
+    """All conversations go through a file into another database; the second time nothing is new."""
+    url, there = filled(tmp_path), f"sqlite:///{tmp_path / 'b.db'}"
+    lines = tmp_path / "all.jsonl"
+    done = terminals.invoke("export", "--database", url, "--output", str(lines))
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert lines.stat().st_mode & 0o777 == 0o600
+    assert sorted(each.name for each in tmp_path.glob("*.part")) == []
+    done = terminals.invoke("import", str(lines), "--database", there)
+    assert done.stdout.startswith(b"2 conversations taken, 7 entries new\n")
+    done = terminals.invoke("import", "-", "--database", there, said=lines.read_bytes())
+    assert done.stdout == b"2 conversations taken, 0 entries new\n"
+    with Store(url) as store, Store(there) as other:
+        assert other.get("k").head == store.get("k").head
+        assert other.verify() == []
+    piped = terminals.invoke("export", "--database", url)
+    assert piped.stdout == lines.read_bytes()
+
+
+def test_faults_are_lines(tmp_path: Path) -> None:
+    """What cannot be taken is named with its line, and the rest is taken: exit code 1."""
+    url, there = filled(tmp_path), f"sqlite:///{tmp_path / 'b.db'}"
+    lines = (
+        terminals.invoke("export", "--database", url).stdout.replace(b"An ant.", b"A bee.").splitlines(keepends=True)
+    )
+    bad = next(n for n, line in enumerate(lines, 1) if b"A bee." in line)
+    done = terminals.invoke("import", "-", "--database", there, said=b"".join(lines))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"conversation-store: line {bad}: body: the header commits to".encode())
+    assert done.stdout.startswith(b"1 conversation taken, 3 entries new, 1 fault\n")
+
+
+@pytest.mark.parametrize("form", ["messages", "batch", "openai", "markdown", "html"])
+def test_every_form_is_written(tmp_path: Path, form: str) -> None:
+    """The bytes of the library, through a pipe; a terminal gets nothing that it would obey."""
+    url = filled(tmp_path)
+    if form == "batch":
+        with Store(url) as store:
+            store.get("k").user("And?")
+    done = terminals.invoke("export", "k", "--format", form, "--database", url)
+    with Store(url) as store:
+        assert done.stdout == b"".join(store.get("k").export(form))  # type: ignore[arg-type]
+    code, screen = terminals.on_terminal("export", "k", "--format", form, "--database", url)
+    assert code == 0
+    assert terminals.obeyed(screen) == []
+    assert terminals.invoke("export", "--format", form, "--database", url).returncode == 2
+
+
+def test_what_a_form_loses_is_told(tmp_path: Path) -> None:
+    """On standard error, so that the output stays what it is."""
+    url = filled(tmp_path)
+    with Store(url) as store:
+        store.get("k").append({"role": "user", "content": [{"type": "container_upload", "file_id": "f"}]}, check=False)
+    done = terminals.invoke("export", "k", "--format", "openai", "--database", url)
+    assert json.loads(done.stdout)
+    assert done.stderr == b"conversation-store: openai has no place for: container_upload (1)\n"
+
+
+def test_a_file_that_cannot_be_written_is_a_line(tmp_path: Path) -> None:
+    """Exit code 2, and no traceback."""
+    url = filled(tmp_path)
+    done = terminals.invoke("export", "k", "--database", url, "--output", str(tmp_path / "no" / "file"))
+    assert done.returncode == 2
+    assert done.stderr.endswith(b"No such file or directory\n")
+
+
+BODY = b"""{"model": "claude-haiku-4-5", "max_tokens": 64, "stream": true, "messages": [
+  {"role": "user", "content": "Hello,  \\u00e4", "id": "m1", "at": 1.50},
+  {"content": [{"type": "hologram", "depth": 1.0}], "role": "assistant"}
+]}"""
+
+
+def test_a_body_is_imported(tmp_path: Path) -> None:
+    """Its messages keep their bytes, and what else they told; again adds nothing, what is new is added."""
+    url, file = f"sqlite:///{tmp_path / 'b.db'}", tmp_path / "body.json"
+    file.write_bytes(BODY)
+    done = terminals.invoke("import", str(file), "--key", "k", "--database", url)
+    assert done.stdout.startswith(b"1 conversation taken, 2 entries new\n")
+    assert terminals.invoke("import", str(file), "--key", "k", "--database", url).stdout.endswith(b" 0 entries new\n")
+    file.write_bytes(BODY.replace(b"\n]}", b',\n  {"role": "user", "content": "And?"}\n]}'))
+    assert b"1 entry new" in terminals.invoke("import", str(file), "--key", "k", "--database", url).stdout
+    with Store(url) as store:
+        chat = store.get("k")
+        assert dict(chat.settings) == {"model": MODEL, "max_tokens": 64}
+        first, second, third = chat.turns
+        assert {turn.origin for turn in chat.turns} == {Origin.IMPORTED}
+        assert first.wire == b'{"role":"user","content":"Hello,  \\u00e4"}'
+        assert second.wire == b'{"content": [{"type": "hologram", "depth": 1.0}], "role": "assistant"}'
+        assert json.loads(first.about or b"")["source"] == {"file": "body.json", "line": 2, "id": "m1", "at": 1.5}
+        assert third.text == "And?"
+        assert chat.verify() == []
+    file.write_bytes(BODY.replace(b"Hello", b"Hallo"))
+    done = terminals.invoke("import", str(file), "--key", "k", "--database", url)
+    assert done.returncode == 1
+    assert done.stderr == b"conversation-store: line 2: turn 2 was imported otherwise\n"
+
+
+def test_an_array_is_imported_and_what_is_none_is_told(tmp_path: Path) -> None:
+    """Without a key the text names it; each message that is none is a line, and then nothing is written."""
+    url = f"sqlite:///{tmp_path / 'b.db'}"
+    array = b'[{"role":"user","content":"Hi"}]'
+    for new in (b"1 entry", b"0 entries"):
+        assert new in terminals.invoke("import", "-", "--database", url, said=array).stdout
+    bad = b'[{"role":"user","content":"Hi"},\n7,\n{"role":"tool","content":"x"},{"role":"user"}]'
+    done = terminals.invoke("import", "-", "--database", url, said=bad)
+    assert done.returncode == 1
+    assert [line.split(b": ")[1:3] for line in done.stderr.splitlines()] == [
+        [b"line 2", b"messages.1"],
+        [b"line 3", b"messages.2"],
+        [b"line 3", b"messages.3"],
+    ]
+    with Store(url) as store:
+        (only,) = store.list()
+        assert (only.key or "").startswith("import:")
+        store.get(only.id).user("And?")
+    assert terminals.invoke("import", "-", "--database", url, said=b"nonsense").returncode == 2
