@@ -656,6 +656,26 @@ class Messages:
         yield from map(self._wire, range(len(self._closed)))
         yield from (_skeleton(_message(group)) for group in _grouped(self._open, extra))
 
+    def left_out(self, extra: Sequence[Part], markers: Sequence[Marker]) -> Iterator[tuple[int, Insert | bytes]]:
+        """Give what a body has and ``wires`` have not, blobs and breakpoints, each by its place in a body without."""
+        yield from self._inserts
+        at = len(self._bytes)
+        starts = [self._start(marker.message) for marker in markers if marker.message < len(self._closed)]
+        wires = [self._wire(marker.message) for marker in markers if marker.message < len(self._closed)]
+        marked = [marker.message - len(self._closed) for marker in markers]
+        for n, group in enumerate(self.tail(extra)):
+            at += bool(n or self._closed)
+            if n in marked:
+                starts.append(at)
+                wires.append(_skeleton(group.pieces))
+            for piece in group.pieces:
+                if isinstance(piece, Insert):
+                    yield at, piece
+                else:
+                    at += len(piece)
+        for start, wire, marker in zip(starts, wires, sorted(markers), strict=True):
+            yield from ((start + offset, data) for offset, data in _marking(wire, marker))
+
     def whole(self, n: int, extra: Sequence[Part] = ()) -> bytes:
         """Give one message's exact bytes, those kept as blobs included."""
         if n < len(self._closed):
