@@ -15,12 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conversation_store import Client, Conversation, Store
+from conversation_store import Client, Conversation, Image, Store
 from conversation_store.api.caching import LOOK_BACK, MOST, lifetimes
 from conversation_store.api.retry import Clock
 from conversation_store.errors import ContentError, NotFoundError, OverloadedError
 from conversation_store.storage import identity
 from conversation_store.testing import Answer, Fault, MessagesAPI
+from tests import pictures
 
 LONG: Final = "An ant is a small thing. " * 100  # more tokens than the shortest prompt that is cached
 SETTINGS: Final[Mapping[str, Any]] = {"model": "claude-sonnet-5-5", "max_tokens": 64, "system": LONG}
@@ -302,6 +303,39 @@ def test_the_turn_that_changed_is_named(store: Store, api: MessagesAPI) -> None:
     messages = json.loads(body)["messages"]
     start = body.index(b',{"role":"assistant"') + 1
     assert start < (report.difference.offset or 0) < start + len(json.dumps(messages[1]))
+
+
+def test_the_byte_is_told_in_the_body_as_it_was_sent(store: Store, api: MessagesAPI) -> None:
+    """Pictures that are kept elsewhere and breakpoints of ours are bytes of the body too."""
+    ants, bees = ("You know ants. " * 300, "You know bees. " * 300)
+    chat = store.open("telegram:42", **{**SETTINGS, "cache": "auto", "system": ants})
+    chat.send(Image.from_bytes(pictures.png(padding=3000)), "What is it?")
+    chat.send(*(f"part {n}" for n in range(30)), system=bees)
+    chat.send("And?")
+    for exchange, words in zip(chat.exchanges[1:], ("bees. You", "ants. You"), strict=True):
+        body = chat.replay(exchange)
+        difference = chat.explain_cache(exchange).difference
+        assert difference is not None
+        assert difference.path == "system"
+        assert body[difference.offset :].startswith(words.encode())
+        assert difference.offset == body.index(words.encode())
+
+
+def test_of_pictures_the_byte_is_told_too(store: Store, api: MessagesAPI) -> None:
+    """Where one picture stands in the place of another, nothing but the picture differs."""
+    first, second = (Image.from_bytes(pictures.png(padding=3000, colour=(n, 0, 0))) for n in (1, 2))
+    chat = store.open("telegram:42", **{**SETTINGS, "cache": "auto", "system": LONG * 7})
+    chat.user(first)
+    chat.send(second)
+    chat.set_aside(0)
+    chat.send("And?")
+    difference = chat.explain_cache().difference
+    before, after = (chat.replay(exchange) for exchange in chat.exchanges)
+    assert difference is not None
+    assert difference.path == "messages.0"
+    assert difference.offset == next(
+        n for n, (one, other) in enumerate(zip(before, after, strict=False)) if one != other
+    )
 
 
 def test_why_nothing_was_read(store: Store, api: MessagesAPI) -> None:

@@ -164,6 +164,17 @@ def test_results_given_one_by_one_are_of_their_turns(chat: Conversation, api: Me
     )
 
 
+def test_a_reference_among_tools_of_odd_names(chat: Conversation) -> None:
+    """A tool whose name is no string is found to be one; nothing breaks."""
+    chat.append(
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": [call("toolu_1")]},
+        {"role": "user", "content": [result("toolu_1", [{"type": "tool_reference", "tool_name": "tides"}])]},
+    )
+    found = chat.check(tools=[{"name": ["weather"], "input_schema": {"type": "object"}}])
+    assert {finding.rule for finding in found} == {"tool_name", "references_defined"}
+
+
 def test_each_turn_is_looked_at_once(chat: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second check looks at the last message alone, which more turns may join."""
     for n in range(20):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from conversation_store import Client, Conversation, Finding, Store
 from conversation_store.api.retry import Clock
-from conversation_store.errors import ContentError, RuleViolationError
+from conversation_store.errors import ContentError, RuleViolationError, ServerError
 from conversation_store.mending import NO_RESULT
-from conversation_store.testing import Answer, MessagesAPI
+from conversation_store.testing import Answer, Fault, MessagesAPI
 
 TOOLS: Final = [{"name": "weather", "input_schema": {"type": "object"}}]
 SETTINGS: Final[Mapping[str, Any]] = {"model": "claude-sonnet-5-5", "max_tokens": 64, "tools": TOOLS}
@@ -101,6 +101,38 @@ def mended(chat: Conversation, api: MessagesAPI, store: Store) -> list[str]:
     assert chat.replay(chat.exchanges[-1]) == api.requests[-1].raw
     assert chat.verify() == []
     return said
+
+
+def test_what_is_not_said_yet_is_of_no_turn(store: Store) -> None:
+    """Words that would join a result in one message are not that result's turn."""
+    chat = broken(store, user("one"), assistant([call()]))
+    chat.tool_result("toolu_1", "Rain.")
+    (finding,) = [each for each in chat.check(" ") if each.severity == "error"]
+    assert (finding.path, finding.turn) == ("messages.2.content.1.text", None)
+    with pytest.raises(ContentError):
+        chat.mend(finding, " ")
+    assert len(chat.turns) == 3
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("before", [False, True])
+def test_of_a_gathered_message_the_turn_of_the_block_is_named(
+    store: Store, api: MessagesAPI, before: bool, closed: bool
+) -> None:
+    """Several results in one turn and words beside them are one message; what is wrong is still one turn's."""
+    chat = broken(store, user("one"), assistant([call(), call("toolu_2")]), *[user("wait")] * before)
+    api.fail(Fault.status(500))
+    with pytest.raises(ServerError):
+        chat.send(result(), {**result("toolu_2"), "content": [{"type": "text", "text": " "}]}, check=False)
+    chat.append(user("two"), *[assistant("Yes.")] * closed, check=False)
+    for asked in (chat, store.get(chat.id)):
+        (finding,) = asked.check()
+        assert (finding.rule, finding.path) == (
+            "text_not_blank",
+            "messages.2.content.1.tool_result.content.0.text",
+        )
+        assert finding.turn == 2 + before
+        assert chat.turns[finding.turn].origin == "tool"
 
 
 def test_a_call_in_the_middle_is_answered(store: Store, api: MessagesAPI) -> None:

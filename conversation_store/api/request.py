@@ -374,6 +374,8 @@ class Messages:
     _inserts: list[tuple[int, Insert]] = Factory(list)
     _closed: list[tuple[int, int]] = Factory(list)
     """Of each message in the buffer: its first turn, and where it ends."""
+    _turns: dict[int, Sequence[int | None]] = Factory(dict)
+    """Of each of them that is made of several turns: the turn of each block."""
     _open: list[Part] = Factory(list)
     """The turns of the last message, which is not in the buffer yet: more may join it."""
     _hash: Any = Factory(sha256)
@@ -424,6 +426,10 @@ class Messages:
         """The first turn of the last message, which more turns may join."""
         return len(self.places) - len(self._open)
 
+    def turns_of_blocks(self, message: int) -> Sequence[int | None]:
+        """Say of each block of a complete message which turn it is of; nothing for a message of one turn."""
+        return self._turns.get(message, ())
+
     def is_models(self, turn: int) -> bool:
         """Say whether the model wrote a turn."""
         at = bisect_left(self.model_turns, turn)
@@ -433,9 +439,10 @@ class Messages:
         """Write the messages after those that are complete: the last one, and what *extra* turns make of it."""
         groups, turn = [], self.first_open
         for parts in _grouped(self._open, extra):
-            turns = min(len(parts), len(self.places) - turn)
-            groups.append(Group(turn if turns else None, turns, _message(parts)))
-            turn += turns
+            said = min(len(parts), len(self.places) - turn)
+            turns = _turns_of_blocks(parts, turn, said) if len(parts) > 1 else ()
+            groups.append(Group(turn if said else None, turns, _message(parts)))
+            turn += said
         return groups
 
     def message_of(self, turn: int) -> int:
@@ -515,7 +522,10 @@ class Messages:
                 self._inserted += len(piece)
             else:
                 self._bytes += piece
-        self._closed.append((len(self.places) - len(self._open), len(self._bytes)))
+        first = len(self.places) - len(self._open)
+        if len(self._open) > 1:
+            self._turns[len(self._closed)] = _turns_of_blocks(self._open, first, len(self._open))
+        self._closed.append((first, len(self._bytes)))
         self._open = []
 
     def cut(self, count: int) -> bool:
@@ -568,6 +578,7 @@ class Messages:
         """Drop every message after the first *count*."""
         end = self._closed[count - 1][1] if count else len(_OPENING)
         del self._closed[count:]
+        self._turns = {n: turns for n, turns in self._turns.items() if n < count}
         self._bytes = self._bytes[:end]  # a new one: requests made before keep theirs
         self._inserts = [each for each in self._inserts if each[0] <= end]
         self._inserted = sum(len(insert) for _, insert in self._inserts)
@@ -644,6 +655,26 @@ class Messages:
         """Give every message's bytes, once *extra* turns are added; strings kept as blobs are empty in them."""
         yield from map(self._wire, range(len(self._closed)))
         yield from (_skeleton(_message(group)) for group in _grouped(self._open, extra))
+
+    def left_out(self, extra: Sequence[Part], markers: Sequence[Marker]) -> Iterator[tuple[int, Insert | bytes]]:
+        """Give what a body has and ``wires`` have not, blobs and breakpoints, each by its place in a body without."""
+        yield from self._inserts
+        at = len(self._bytes)
+        starts = [self._start(marker.message) for marker in markers if marker.message < len(self._closed)]
+        wires = [self._wire(marker.message) for marker in markers if marker.message < len(self._closed)]
+        marked = [marker.message - len(self._closed) for marker in markers]
+        for n, group in enumerate(self.tail(extra)):
+            at += bool(n or self._closed)
+            if n in marked:
+                starts.append(at)
+                wires.append(_skeleton(group.pieces))
+            for piece in group.pieces:
+                if isinstance(piece, Insert):
+                    yield at, piece
+                else:
+                    at += len(piece)
+        for start, wire, marker in zip(starts, wires, sorted(markers), strict=True):
+            yield from ((start + offset, data) for offset, data in _marking(wire, marker))
 
     def whole(self, n: int, extra: Sequence[Part] = ()) -> bytes:
         """Give one message's exact bytes, those kept as blobs included."""
@@ -768,10 +799,17 @@ class Part(NamedTuple):
 
 
 class Group(NamedTuple):
-    """A message that is not complete: its first turn (None for one not said yet), how many are said, and its bytes."""
+    """
+    A message that is not complete.
+
+    Attributes:
+        first: Its first turn; None for one not said yet.
+        turns: The turn of each block, None for what is not said yet; empty for a message of one turn.
+        pieces: Its bytes.
+    """
 
     first: int | None
-    turns: int
+    turns: Sequence[int | None]
     pieces: Sequence[Piece]
 
 
@@ -813,12 +851,25 @@ def _message(parts: Sequence[Part]) -> list[Piece]:
     if len(parts) == 1:
         return list(parts[0].pieces)
     written: list[Piece] = [_USER + b"["]
-    ordered = [part for part in parts if part.gathers] + [part for part in parts if not part.gathers]
-    for part in ordered:
-        items = _items(part.pieces)
+    for n in _order(parts):
+        items = _items(parts[n].pieces)
         if items != [b""]:  # of a turn without content there is nothing to send
             written += [b",", *items] if len(written) > 1 else items
     return [*written, b"]}"]
+
+
+def _order(parts: Sequence[Part]) -> list[int]:
+    """Say in which order the turns of a message are written: results first."""
+    return sorted(range(len(parts)), key=lambda n: not parts[n].gathers)
+
+
+def _turns_of_blocks(parts: Sequence[Part], first: int, said: int) -> list[int | None]:
+    """Say of each block of a message which turn it is of; of its turns, *said* are turns, from *first* on."""
+    turns: list[int | None] = []
+    for n in _order(parts):
+        content = canonical.object_of(_skeleton(parts[n].pieces)).get("content")
+        turns += [first + n if n < said else None] * (len(content) if isinstance(content, list) else 1)
+    return turns
 
 
 def _items(pieces: Sequence[Piece]) -> list[Piece]:

@@ -16,7 +16,7 @@ from attrs import frozen
 from conversation_store.api import costs
 from conversation_store.api import request as requests
 from conversation_store.api.models import Models
-from conversation_store.api.request import Messages, Settings
+from conversation_store.api.request import Insert, Marker, Messages, Settings
 from conversation_store.history import History, add_messages, settings_at, view_at
 from conversation_store.record import canonical
 from conversation_store.record.cost import dollars, work_of
@@ -148,6 +148,7 @@ class _Asked:
     params: Mapping[str, Any]
     betas: tuple[str, ...]
     places: Sequence[tuple[UUID, int]]
+    markers: Sequence[Marker]
 
     @classmethod
     def read(cls, history: History, of: UUID, position: int) -> _Asked:
@@ -171,11 +172,22 @@ class _Asked:
             params=canonical.object_of(body),
             betas=tuple(sorted(fields.get("betas", ()))),
             places=places,
+            markers=sorted(requests.markers_of(fields)),
         )
 
     def wires(self) -> Iterator[bytes]:
         """Give the messages, without the strings that are kept as blobs."""
         return self.messages.wires(self.extra)
+
+    def at(self, offset: int) -> int:
+        """Say where in the body a byte stands, given its place without blobs and breakpoints."""
+        left_out = self.messages.left_out(self.extra, self.markers)
+        return offset + sum(len(each) for place, each in left_out if place < offset)
+
+    def blobs(self, start: int, end: int) -> list[tuple[int, Insert]]:
+        """Give the blobs of a stretch of the body, by their places without blobs and breakpoints."""
+        left_out = self.messages.left_out(self.extra, ())
+        return [(at, each) for at, each in left_out if start <= at < end and isinstance(each, Insert)]
 
     def value(self, name: str) -> Any:
         """Read a parameter, or a member of one: ``output_config.effort``."""
@@ -204,14 +216,29 @@ def _difference(models: Models, then: _Asked, now: _Asked) -> Difference | None:
         return Difference(changed[0], _offset(changed[0], then, now))
     if _shows_images(then) != _shows_images(now):
         return Difference("images", None)
-    start = len(b'{"messages":[')
+    starts = [len(b'{"messages":[')] * 2
     for n, (before, after) in enumerate(zip(then.wires(), now.wires(), strict=False)):
-        if (before != after and not _goes_on(before, after)) or not _same_blobs(n, after, then, now):
-            turn = now.places[min(now.messages.turn_of(n), len(now.places) - 1)]
-            return Difference(f"messages.{n}", start + _alike(before, after), turn)
-        start += len(after) + 1
+        ends = [starts[0] + len(before), starts[1] + len(after)]
+        turn = now.places[min(now.messages.turn_of(n), len(now.places) - 1)]
+        if before != after and not _goes_on(before, after):
+            return Difference(f"messages.{n}", now.at(starts[1] + _alike(before, after)), turn)
+        if not _same_blobs(n, after, then, now):
+            blobs = (then.blobs(starts[0], ends[0]), now.blobs(starts[1], ends[1]))
+            return Difference(f"messages.{n}", _first_of(now, *blobs, ends[1]), turn)
+        starts = [end + 1 for end in ends]
     count = sum(1 for _ in then.wires())
-    return None if count <= sum(1 for _ in now.wires()) else Difference(f"messages.{count - 1}", start, None)
+    if count <= sum(1 for _ in now.wires()):
+        return None
+    return Difference(f"messages.{count - 1}", now.at(starts[1] - 1), None)
+
+
+def _first_of(now: _Asked, before: Sequence[tuple[int, Insert]], after: Sequence[tuple[int, Insert]], end: int) -> int:
+    """Say where in the body the first blob that differs does."""
+    for (_, old), (place, new) in zip(before, after, strict=False):
+        one, other = b"".join(old), b"".join(new)
+        if one != other:
+            return now.at(place) + _alike(one, other)
+    return now.at(end)
 
 
 def _same_blobs(n: int, wire: bytes, then: _Asked, now: _Asked) -> bool:
@@ -257,7 +284,7 @@ def _offset(name: str, then: _Asked, now: _Asked) -> int | None:
     if after is None:
         return None
     old = b"" if before is None else then.body[before.start : before.end]
-    return head + after.start + _alike(old, now.body[after.start : after.end])
+    return now.at(head + after.start + _alike(old, now.body[after.start : after.end]))
 
 
 def _alike(a: bytes, b: bytes) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from attrs import Factory, evolve, frozen
@@ -33,7 +33,7 @@ class Place:
         path: What leads to it: ``messages.3.content``.
         role: Whose message it is in.
         message: Which message; ``turn`` the first of the turns it is made of, None for what is not said yet.
-        turns: Of how many turns the message is made.
+        turns: The turn of each block, where the message is made of several.
         ours: Whether a caller wrote it; what the API sent always has the right shape.
         plain: Whether the content is a string, which is one block without a path of its own.
         attachments: Strings that are kept elsewhere, by what stands in their place.
@@ -43,7 +43,7 @@ class Place:
     role: str
     message: int = 0
     turn: int | None = None
-    turns: int = 1
+    turns: Sequence[int | None] = ()
     ours: bool = True
     plain: bool = False
     attachments: Mapping[str, Attachment] = Factory(dict)
@@ -55,13 +55,13 @@ class Place:
         return f"{self.path}.{n}.{rest}" if rest else f"{self.path}.{n}"
 
     def turn_of(self, n: int) -> int | None:
-        """Say which turn the *n*-th block is of, where results given one by one are one message."""
-        return None if self.turn is None else self.turn + min(n, self.turns - 1)
+        """Say which turn the *n*-th block is of; None for what is not said yet."""
+        return self.turns[n] if n < len(self.turns) else self.turn
 
     def within(self, n: int, rest: str) -> Place:
         """Go into the *n*-th block, to a list of blocks in it."""
         turn = self.turn_of(n)
-        return evolve(self, path=self.at(n, rest), turn=turn, turns=1, plain=False)
+        return evolve(self, path=self.at(n, rest), turn=turn, turns=(), plain=False)
 
     def error(self, n: int, message: str, rest: str = "", fix: Fix | None = None) -> Finding:
         """Say what the API refuses at the *n*-th block."""

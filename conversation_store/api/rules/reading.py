@@ -59,8 +59,8 @@ def grow(outline: Outline, messages: Messages) -> None:
             outline.pass_to(n, roles[first - 1])
             passing = False
         pieces = _pieces(messages, start, end)
-        turns = (closed[n + 1][0] if n + 1 < len(closed) else messages.first_open) - first
-        if turns > 1 or not _take_ordinary(outline, pieces, first):
+        turns = messages.turns_of_blocks(n)
+        if turns or not _take_ordinary(outline, pieces, first):
             outline.take(_read(pieces, n, first, turns, ours=not messages.is_models(first)))
     if passing:
         outline.pass_to(len(closed), roles[messages.first_open - 1])
@@ -91,7 +91,7 @@ def tried(outline: Outline, messages: Messages, extra: Sequence[Part]) -> tuple[
     for group in messages.tail(extra):
         size += 1 + sum(map(len, group.pieces))
         ours = group.first is None or not messages.is_models(group.first)
-        trial.take(_read(group.pieces, trial.count, group.first, max(1, group.turns), ours=ours))
+        trial.take(_read(group.pieces, trial.count, group.first, group.turns, ours=ours))
     return trial, size
 
 
@@ -136,7 +136,7 @@ def _value(pieces: Sequence[Piece]) -> tuple[Mapping[str, Any], dict[str, Attach
     return canonical.object_of(parts[0] if len(parts) == 1 else b"".join(parts)), attachments
 
 
-def _read(pieces: Sequence[Piece], n: int, turn: int | None, turns: int, *, ours: bool) -> Message:
+def _read(pieces: Sequence[Piece], n: int, turn: int | None, turns: Sequence[int | None], *, ours: bool) -> Message:
     try:
         value, attachments = _value(pieces)
     except CodecError:

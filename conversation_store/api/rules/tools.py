@@ -288,7 +288,7 @@ def references_defined(asked: Asked) -> Iterator[Finding]:
     """A reference to a tool names one of the tools. Source: Messages API documentation, Tool search, 2026-08."""
     marks = asked.outline.marked("tool_reference")
     if marks:
-        names = {tool.get("name") for _, tool in given(asked)}
+        names = [tool.get("name") for _, tool in given(asked)]
         for mark in marks:
             if mark.word not in names:
                 yield warning(mark.path, f"no tool {mark.word!r} among the tools", turn=mark.turn)
