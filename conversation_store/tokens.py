@@ -175,7 +175,8 @@ class _Log:
     of: UUID
     exchanges: Mapping[int, Exchange]
     requests: Mapping[int, Entry]
-    views: dict[int, int] = field(factory=dict)
+    last: int
+    views: dict[int, tuple[int, Mapping[tuple[UUID, int], int]]] = field(factory=dict)
     settings: dict[tuple[int, bytes], Under] = field(factory=dict)
 
     @classmethod
@@ -183,7 +184,7 @@ class _Log:
         with history.database.read() as connection:
             exchanges = {each.turn: each for each in ledger.read_all(connection, of) if each.turn is not None}
             asked = {entry.position: entry for entry in log.read_kind(connection, of, "request", 0, last)}
-        return cls(history, of, exchanges, asked)
+        return cls(history, of, exchanges, asked, last)
 
     def prompts(self, turns: Sequence[tuple[int, int]]) -> Iterator[_Known]:
         """Give the prompt before each of these answers, where the view began with it as it does now."""
@@ -194,28 +195,30 @@ class _Log:
                 continue
             fields = fields_of(entry.header)
             size = _prompt(exchange)
-            if size is None or "prefill" in fields or not self._began_alike(fields, index):
+            if size is None or "prefill" in fields or not self._began_alike(fields, index, position):
                 continue
             yield _Known(index, size, self._under(fields["settings"], entry.body or b"{}", exchange))
 
-    def _began_alike(self, fields: Mapping[str, Any], index: int) -> bool:
-        """Say whether a past request had exactly the first turns of the present view."""
+    def _began_alike(self, fields: Mapping[str, Any], index: int, position: int) -> bool:
+        """Say whether a past request had exactly the turns that stand before its answer in the present view."""
         if self.of == self.history.id and fields["view"] == self.history.head.view_position:
             return True
         if fields["view"] not in self.views:
             self.views[fields["view"]] = self._alike(fields["view"])
-        return index <= self.views[fields["view"]]
+        alike, places = self.views[fields["view"]]
+        return index <= alike and places.get((self.of, position)) == index
 
-    def _alike(self, view: int) -> int:
-        """Count the turns with which a past view and the present one both begin."""
+    def _alike(self, view: int) -> tuple[int, Mapping[tuple[UUID, int], int]]:
+        """Count the turns with which a past view and the present one both begin, and say where its turns stood."""
         past = requests.Messages()
         with self.history.database.read() as connection:
             spans, _ = view_at(connection, self.of, view)
-            add_messages(past, self.history.database, connection, spans, max(self.requests, default=0) + 1)
-        pairs = zip(self.history.messages.places, past.places, strict=False)
-        return next(
-            (n for n, (now, then) in enumerate(pairs) if now != then), min(len(past), len(self.history.messages))
-        )
+            add_messages(past, self.history.database, connection, spans, self.last + 1)
+        now = self.history.messages
+        pairs = enumerate(zip(now.places, past.places, strict=False))
+        alike = next((n for n, (one, other) in pairs if one != other), min(len(past), len(now)))
+        without_thinking = {*now.thinking} ^ {*past.thinking}  # of one of the two it is left out
+        return min(alike, *without_thinking, alike), {place: n for n, place in enumerate(past.places)}
 
     def _under(self, settings: int, overrides: bytes, exchange: Exchange) -> Under:
         key = (settings, overrides)

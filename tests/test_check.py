@@ -175,6 +175,17 @@ def test_a_reference_among_tools_of_odd_names(chat: Conversation) -> None:
     assert {finding.rule for finding in found} == {"tool_name", "references_defined"}
 
 
+def test_an_empty_prefill_is_taken(store: Store, api: MessagesAPI) -> None:
+    """The API refuses empty messages but for a final one of the assistant's; one in the middle is still refused."""
+    chat = store.open("prefilled", model="claude-haiku-4-5", max_tokens=64)
+    api.answer("It is small.")
+    assert chat.check("What is an ant?", prefill="") == []
+    assert chat.send("What is an ant?", prefill="").turn.text == "It is small."
+    assert chat.replay(chat.exchanges[-1]) == api.requests[-1].raw
+    chat.append({"role": "assistant", "content": ""}, check=False)
+    assert [finding.rule for finding in chat.check("And?")] == ["content_not_empty"]
+
+
 def test_each_turn_is_looked_at_once(chat: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second check looks at the last message alone, which more turns may join."""
     for n in range(20):

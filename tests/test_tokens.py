@@ -143,6 +143,38 @@ def test_a_turn_that_was_set_aside_is_no_part_of_it(store: Store, api: MessagesA
     coherent(chat)
 
 
+def test_what_was_asked_with_more_turns_tells_nothing_of_fewer(store: Store, api: MessagesAPI) -> None:
+    """An answer to a call that was set aside: its prompt had the call, what goes before it now has not."""
+    chat = store.open("telegram:42", **SETTINGS, tools=[{"name": "tides", "input_schema": {"type": "object"}}])
+    api.answer(Answer.calls(("tides", {"beach": "west " * 50})), "Low.")
+    chat.send("Tides?")
+    chat.tool_result(chat.open_calls[0].id, "low " * 50)
+    chat.send()
+    chat.set_aside(1)
+    chat.send("And now?")
+    told = chat.tokens()
+    assert [each.prefix_exact for each in told.turns] == [False, False, True, False]
+    assert told.turns[2].prefix == prompt(chat, 2)
+    coherent(chat)
+
+
+def test_thinking_that_is_left_out_was_counted(store: Store, api: MessagesAPI) -> None:
+    """Prompts with it tell nothing of those without."""
+    chat = store.open("telegram:42", **SETTINGS, thinking={"type": "adaptive"})
+    api.answer(*(Answer("Yes.", thinking=words) for words in ("Hm. " * 99, "Well. " * 99)))
+    chat.send("one")
+    chat.send("two")
+    chat.update(system="Be long. " * 20)
+    (finding,) = (each for each in chat.check() if each.fix == "drop_thinking")
+    chat.mend(finding)
+    chat.update(system=SETTINGS["system"])
+    assert [each.prefix_exact for each in chat.tokens().turns] == [True, False, False, False]
+    chat.send("three")
+    told = chat.tokens()
+    assert [each.prefix_exact for each in told.turns] == [True, False, False, False, True, False]
+    coherent(chat)
+
+
 def test_a_picture_counts_by_its_size_on_the_screen(store: Store) -> None:
     """Not by its bytes: an estimate of 28 pixels square a token, after it is scaled down."""
     chat = store.open("telegram:42", **SETTINGS)

@@ -26,7 +26,7 @@ from conversation_store.api.rules.order import OF_THE_ORDER
 from conversation_store.api.rules.places import Place
 from conversation_store.api.rules.settings import OF_THE_SETTINGS
 from conversation_store.api.rules.tools import OF_THE_TOOLS
-from conversation_store.api.rules.whole import OF_THE_WHOLE
+from conversation_store.api.rules.whole import OF_THE_WHOLE, is_open_ended
 
 __all__ = ("BOOK", "Asked", "Finding", "Fix", "check_message", "check_request")
 
@@ -67,8 +67,14 @@ def check_message(message: Mapping[str, Any], path: str = "") -> list[Finding]:
 
 
 def check_request(asked: Asked) -> list[Finding]:
-    """Look at a request: what is wrong with its messages, its parameters, and both together."""
-    found = [*asked.outline.all_findings, *(each for rule in _OF_A_REQUEST for each in named(rule, rule(asked)))]
+    """
+    Look at a request: what is wrong with its messages, its parameters, and both together.
+
+    A final assistant message may be empty: the API says so itself where it refuses any other.
+    """
+    final = f"messages.{asked.outline.count - 1}.content" if is_open_ended(asked) else None
+    said = (each for each in asked.outline.all_findings if (each.rule, each.path) != ("content_not_empty", final))
+    found = [*said, *(each for rule in _OF_A_REQUEST for each in named(rule, rule(asked)))]
     return [
         evolve(finding, severity="warning") if asked.on < _REFUSED_SINCE.get(finding.rule, asked.on) else finding
         for finding in found

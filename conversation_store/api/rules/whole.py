@@ -227,7 +227,7 @@ def citations_or_format(asked: Asked) -> Iterator[Finding]:
 # --- the end of the messages -------------------------------------------------------------------------------------
 
 
-def _ends_open(asked: Asked) -> bool:
+def is_open_ended(asked: Asked) -> bool:
     """Say whether the request ends with the assistant and goes out so."""
     return asked.outline.last_role == "assistant" and (asked.prefill or asked.sending)
 
@@ -253,7 +253,7 @@ def _where(asked: Asked) -> tuple[str, int | None]:
 
 def prefill_model(asked: Asked) -> Iterator[Finding]:
     """Only some models continue an assistant message. Source: Messages API documentation, Prefill not supported."""
-    if not _ends_open(asked) or (asked.model is not None and asked.model.prefill) or _is_continued(asked):
+    if not is_open_ended(asked) or (asked.model is not None and asked.model.prefill) or _is_continued(asked):
         return
     name, (path, turn) = asked.params.get("model"), _where(asked)
     takers = ", ".join(sorted(each.id for each in asked.models.where(prefill=True)))
@@ -268,7 +268,7 @@ def prefill_model(asked: Asked) -> Iterator[Finding]:
 def prefill_ends_in_words(asked: Asked) -> Iterator[Finding]:
     """A final assistant text does not end in white space. Source: Messages API, error text."""
     text, last = _final(asked.outline).get("text"), asked.outline.last
-    if _ends_open(asked) and last is not None and isinstance(text, str) and text != text.rstrip():
+    if is_open_ended(asked) and last is not None and isinstance(text, str) and text != text.rstrip():
         path = last.place.at(len(last.blocks) - 1, "text")
         message = "final assistant content cannot end with trailing whitespace: leave the space to the model"
         yield error(path, message, turn=last.place.turn, fix="trim")
@@ -276,7 +276,7 @@ def prefill_ends_in_words(asked: Asked) -> Iterator[Finding]:
 
 def prefill_alone(asked: Asked) -> Iterator[Finding]:
     """A prefill goes with neither thinking nor a format. Source: Messages API documentation, Structured outputs."""
-    if not _ends_open(asked) or _is_continued(asked):
+    if not is_open_ended(asked) or _is_continued(asked):
         return
     path, turn = _where(asked)
     if part_of(asked, "thinking").get("type") not in (None, "disabled"):
