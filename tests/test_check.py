@@ -180,7 +180,7 @@ def test_an_empty_prefill_is_taken(store: Store, api: MessagesAPI) -> None:
     chat = store.open("prefilled", model="claude-haiku-4-5", max_tokens=64)
     api.answer("It is small.")
     assert chat.check("What is an ant?", prefill="") == []
-    assert chat.send("What is an ant?", prefill="").turn.text == "It is small."
+    assert chat.send("What is an ant?", prefill="").text == "It is small."
     assert chat.replay(chat.exchanges[-1]) == api.requests[-1].raw
     chat.append({"role": "assistant", "content": ""}, check=False)
     assert [finding.rule for finding in chat.check("And?")] == ["content_not_empty"]

@@ -29,7 +29,9 @@ def test_every_python_block_runs_as_printed(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ant.png").write_bytes(pictures.png(8, 8))
     names: dict[str, Any] = {}
-    with MessagesAPI() as api:
+    with MessagesAPI() as api, warnings.catch_warnings():
+        # A reader's script leaves its connections to the interpreter's end, or to whenever they are collected.
+        warnings.simplefilter("ignore", ResourceWarning)
         monkeypatch.setenv("ANTHROPIC_API_KEY", api.key)
         monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
         for source in blocks("python"):
@@ -39,10 +41,7 @@ def test_every_python_block_runs_as_printed(
         shown = [turn.origin for turn in names["later"].turns[:2]]
         names["later"]._history.database.close()
         names.clear()
-        with warnings.catch_warnings():
-            # A reader's script leaves its HTTP connections to the interpreter's end; so does this one.
-            warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()
+        gc.collect()
     printed = capsys.readouterr().out.splitlines()
     for line in re.findall(r"^# (error .*?) *…?$", README.read_text(encoding="utf-8"), re.MULTILINE):
         assert any(each.startswith(line) for each in printed), line
