@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from datetime import date
+from typing import Any
 
 import pytest
 
@@ -184,6 +185,25 @@ def test_an_empty_prefill_is_taken(store: Store, api: MessagesAPI) -> None:
     assert chat.replay(chat.exchanges[-1]) == api.requests[-1].raw
     chat.append({"role": "assistant", "content": ""}, check=False)
     assert [finding.rule for finding in chat.check("And?")] == ["content_not_empty"]
+
+
+def test_results_given_one_by_one_are_read_at_a_glance(chat: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a long history with such results only the last message is held to the rules one by one."""
+    for n in range(3):
+        chat.append(user("Weather?"), assistant(call(f"toolu_{n}a"), call(f"toolu_{n}b")))
+        chat.tool_result(f"toolu_{n}a", "one")
+        chat.tool_result(f"toolu_{n}b", "two")
+        chat.append(assistant("Rain."))
+    read: list[int] = []
+    slowly = reading._read
+
+    def counted(pieces: Any, n: int, *others: Any, **more: Any) -> Any:
+        read.append(n)
+        return slowly(pieces, n, *others, **more)
+
+    monkeypatch.setattr(reading, "_read", counted)
+    assert chat.check("And?") == []
+    assert set(read) <= {11, 12}
 
 
 def test_each_turn_is_looked_at_once(chat: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ def grow(outline: Outline, messages: Messages) -> None:
             passing = False
         pieces = _pieces(messages, start, end)
         turns = messages.turns_of_blocks(n)
-        if turns or not _take_ordinary(outline, pieces, first):
+        if not _take_ordinary(outline, pieces, first):
             outline.take(_read(pieces, n, first, turns, ours=not messages.is_models(first)))
     if passing:
         outline.pass_to(len(closed), roles[messages.first_open - 1])
