@@ -934,7 +934,6 @@ PREFILLS: Final = (
     Prefill("a trailing line end", "The\n", {}, "prefill_ends_in_words", "messages.1.content"),
     Prefill("a block's white space", [Text("a"), Text("b ")], {}, "prefill_ends_in_words", "messages.1.content.1.text"),
     Prefill("white space alone", "  ", {}, "text_not_blank", "messages.1.content"),
-    Prefill("empty", "", {}, "content_not_empty", "messages.1.content"),
     Prefill("with thinking", "The", {"thinking": {"type": "enabled", "budget_tokens": 1024}}, "prefill_alone"),
     Prefill(
         "with a format", "The", {"output_config": {"format": {"type": "json_schema", "schema": {}}}}, "prefill_alone"
