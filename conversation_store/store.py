@@ -350,10 +350,17 @@ class Store:
             search.catch_up(self._database, self.scope, seconds=catch_up)
         except DatabaseError as error:
             logger.warning("the search index is not caught up: %s", error)
-        with self._database.read() as connection:
-            run = asked.newest if order == "newest" else asked.best
-            found = run(connection, limit, place)
-            left = search.behind(connection, self.scope)
+        try:
+            with self._database.read() as connection:
+                run = asked.newest if order == "newest" else asked.best
+                found = run(connection, limit, place)
+                left = search.behind(connection, self.scope)
+        except DatabaseError as error:
+            if error.reason != "refused":
+                raise
+            raise DatabaseError(
+                "refused", f"{error.message}; make the index anew: conversation-store db reindex"
+            ) from None
         return Hits([_hit(each, order) for each in found], behind=left)
 
     def reindex(self, progress: Callable[[int, int], None] = lambda _done, _all: None) -> int:
@@ -486,7 +493,13 @@ def _hit(found: Found, order: str) -> Hit:
 def _is_labelled(listed: Listed, title: str | None, metadata: Mapping[str, Any]) -> bool:
     if title and title not in (listed.title or "").casefold():
         return False
-    return all(name in listed.metadata and listed.metadata[name] == value for name, value in metadata.items())
+    missing = object()
+    return all(_is_same(listed.metadata.get(name, missing), value) for name, value in metadata.items())
+
+
+def _is_same(one: object, other: object) -> bool:
+    """Compare as JSON does, which has no number that is true."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
 def _listed(row: Kept) -> Listed:

@@ -15,6 +15,7 @@ from conversation_store.cli.costs import models, usage
 from conversation_store.cli.databases import db
 from conversation_store.cli.demo import demo, resume_demo
 from conversation_store.cli.failures import Code, code_of, told
+from conversation_store.cli.searches import search
 from conversation_store.cli.terminal import PROGRAM, complain, silence
 from conversation_store.cli.transcripts import listing, replay, show, verify
 from conversation_store.errors import ConversationStoreError
@@ -70,5 +71,5 @@ def commands() -> None:
     """Conversations of the Messages API, kept in a database: hold them, read them, prove them."""
 
 
-for _command in (demo, resume_demo, chat, listing, show, check, verify, replay, usage, models, db):
+for _command in (demo, resume_demo, chat, listing, search, show, check, verify, replay, usage, models, db):
     commands.add_command(_command)
