@@ -519,6 +519,12 @@ def test_a_text_is_said_whatever_it_holds() -> None:
     assert words.said(b'{"content":[{"type":5,"text":"a"},7,null,{"type":"image","title":"b"}]}') == "a"
 
 
+@given(st.text(st.characters(max_codepoint=127), max_size=200))
+def test_plain_text_has_the_same_words_the_fast_way(said: str) -> None:
+    """What is indexed of ASCII is what a search of it is made of."""
+    assert words.indexed(said) == [each.word for each in words.words_of(said)]
+
+
 def test_a_hosts_engine(tmp_path: Path) -> None:
     """A search works on an engine of the host's."""
     with Store(f"sqlite:///{tmp_path / 'bot.db'}") as store:
@@ -527,6 +533,26 @@ def test_a_hosts_engine(tmp_path: Path) -> None:
     with pytest.warns(RuntimeWarning), Store(engine) as store:
         assert len(store.search("ant")) == 1
     engine.dispose()
+
+
+def test_a_store_from_before_is_upgraded_and_searched(database_url: str) -> None:
+    """What was said under the revision before is found after an upgrade."""
+    with Store(database_url) as store:
+        store.open("a", **SETTINGS).user("ant")
+        sqlite = store._database.dialect == "sqlite"
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        for statement in (
+            *(["DROP TABLE conversation_search_fts"] if sqlite else []),
+            "DROP TABLE conversation_search",
+            "DROP INDEX ix_conversation_behind",
+            "UPDATE conversation_store_version SET version_num = '0002'",
+        ):
+            connection.execute(text(statement))
+    engine.dispose()
+    with Store(database_url, upgrade=True) as store:
+        assert store.search("ant", catch_up=0).behind == 3
+        assert places(store.search("ant")) == [("a", 2)]
 
 
 def test_without_conversations(database_url: str) -> None:

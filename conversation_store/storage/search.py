@@ -64,7 +64,7 @@ from conversation_store.storage.tables import (
 
 logger: Final = logging.getLogger("conversation_store")
 
-ENTRIES: Final = 256
+ENTRIES: Final = 128
 """Entries that one transaction adds to the index at most."""
 
 BYTES: Final = 1024 * 1024
@@ -94,6 +94,52 @@ _TRIES: Final = 5
 
 _fts: Final = table(SEARCH_FTS, column("rowid"), column("words"))
 _behind: Final = conversation.c.indexed_length < conversation.c.length
+_entry: Final = conversation_entry.c
+_next: Final = (
+    select(_entry.position, _entry.kind, _entry.at, _entry.header, _entry.body)
+    .where(
+        _entry.conversation == bindparam("of"),
+        _entry.position >= bindparam("first"),
+        _entry.position < bindparam("length"),
+        _entry.kind.in_(_KINDS),
+        _entry.body.is_not(None),
+    )
+    .order_by(_entry.position)
+    .limit(_PAGE)
+)
+_not_gone: Final = (
+    select(_entry.position)
+    .where(
+        _entry.conversation == bindparam("of"),
+        _entry.position.in_(bindparam("positions", expanding=True)),
+        _entry.body.is_not(None),
+    )
+    .with_for_update(read=True)
+)
+_models_of: Final = select(conversation_exchange.c.model, conversation_exchange.c.served_by).where(
+    conversation_exchange.c.conversation == bindparam("of"), conversation_exchange.c.position == bindparam("request")
+)
+_indexed: Final = conversation_search.c
+_here: Final = (
+    _indexed.conversation == bindparam("of"),
+    _indexed.position >= bindparam("first"),
+    _indexed.position <= bindparam("last"),
+)
+_any_here: Final = select(_indexed.number).where(*_here).limit(1)
+_delete_here: Final = delete(conversation_search).where(*_here)
+_delete_words: Final = text(
+    f"INSERT INTO {SEARCH_FTS} ({SEARCH_FTS}, rowid, words) SELECT 'delete', number, words "  # noqa: S608 - our own name
+    "FROM conversation_search WHERE conversation = :of AND position >= :first AND position <= :last"
+)
+_highest: Final = select(func.max(_indexed.number)).where(
+    _indexed.number >= bindparam("low"), _indexed.number < bindparam("end")
+)
+_taken: Final = select(_indexed.number).where(_indexed.number.in_(bindparam("numbers", expanding=True)))
+_move: Final = (
+    update(conversation)
+    .where(conversation.c.id == bindparam("of"), conversation.c.indexed_length == bindparam("first"))
+    .values(indexed_length=bindparam("upto"))
+)
 
 
 # --- catching up -------------------------------------------------------------------------------------------------
@@ -184,19 +230,7 @@ def _steps(connection: Connection, scope: str | None) -> list[_Step]:
 
 
 def _entries(connection: Connection, of: bytes, first: int, length: int) -> Sequence[Any]:
-    entry = conversation_entry.c
-    return connection.execute(
-        select(entry.position, entry.kind, entry.at, entry.header, entry.body)
-        .where(
-            entry.conversation == of,
-            entry.position >= first,
-            entry.position < length,
-            entry.kind.in_(_KINDS),
-            entry.body.is_not(None),
-        )
-        .order_by(entry.position)
-        .limit(_PAGE)
-    ).all()
+    return connection.execute(_next, {"of": of, "first": first, "length": length}).all()
 
 
 def _row(connection: Connection, of: bytes, scope: bytes, entry: Row[Any]) -> _Row:
@@ -227,10 +261,7 @@ def _made(entry: Any) -> tuple[str, str, int | None]:
 def _models(connection: Connection, of: bytes, request: int | None) -> set[str]:
     if request is None:
         return set()
-    exchange = conversation_exchange.c
-    found = connection.execute(
-        select(exchange.model, exchange.served_by).where(exchange.conversation == of, exchange.position == request)
-    ).first()
+    found = connection.execute(_models_of, {"of": of, "request": request}).first()
     return set() if found is None else {each for each in found if each}
 
 
@@ -313,11 +344,7 @@ def _write(connection: Connection, steps: list[_Step]) -> int:
         raise RolledBack(0) from None
     # Last, because an append waits for these rows from here on to the commit.
     for step in meant:
-        moved = connection.execute(
-            update(conversation)
-            .where(conversation.c.id == step.conversation, conversation.c.indexed_length == step.first)
-            .values(indexed_length=step.upto)
-        )
+        moved = connection.execute(_move, {"of": step.conversation, "first": step.first, "upto": step.upto})
         if moved.rowcount != 1:
             raise RolledBack(0)
     return sum(step.upto - step.first for step in meant)
@@ -327,13 +354,8 @@ def _not_erased(connection: Connection, step: _Step) -> set[int]:
     """Say which entries still have their words, and keep an erasure waiting until the index can tell it of them."""
     if not step.rows:
         return set()
-    entry = conversation_entry.c
-    statement = select(entry.position).where(
-        entry.conversation == step.conversation,
-        entry.position.in_([row.position for row in step.rows]),
-        entry.body.is_not(None),
-    )
-    return set(connection.execute(statement.with_for_update(read=True)).scalars())
+    positions = [row.position for row in step.rows]
+    return set(connection.execute(_not_gone, {"of": step.conversation, "positions": positions}).scalars())
 
 
 def _insert(connection: Connection, rows: list[tuple[bytes, _Row]]) -> None:
@@ -358,23 +380,28 @@ def _numbers(connection: Connection, times: Sequence[int]) -> list[int]:
     newest: dict[int, int] = {}
     for first in firsts:
         mine = newest[first] + 1 if first in newest else _free(connection, first)
-        while mine in chosen or (mine != first and _is_taken(connection, mine)):
-            mine += 1
-        newest[first] = mine
+        newest[first] = mine = _after(mine, chosen)
         chosen.add(mine)
         numbers.append(mine)
+    # Where very many are of one time they run into those of the next.
+    while taken := set(connection.execute(_taken, {"numbers": numbers}).scalars()):
+        for n, mine in enumerate(numbers):
+            if mine in taken:
+                numbers[n] = _after(mine, chosen)
+                chosen.add(numbers[n])
     return numbers
 
 
-def _is_taken(connection: Connection, number: int) -> bool:
-    known = conversation_search.c.number
-    return connection.execute(select(known).where(known == number)).first() is not None
+def _after(number: int, taken: set[int]) -> int:
+    while number in taken:
+        number += 1
+    return number
 
 
 def _free(connection: Connection, first: int) -> int:
-    number, room = conversation_search.c.number, _TIES
+    room = _TIES
     while True:
-        highest = connection.execute(select(func.max(number)).where(number >= first, number < first + room)).scalar()
+        highest = connection.execute(_highest, {"low": first, "end": first + room}).scalar()
         if highest is None or highest < first + room - 1:
             return first if highest is None else int(highest) + 1
         room *= 2
@@ -426,24 +453,17 @@ def clear(connection: Connection, of: UUID, first: int = 0, last: int = LAST, *,
     Returns:
         How many entries it held.
     """
-    row = conversation_search.c
-    here = and_(row.conversation == of.bytes, row.position >= first, row.position <= last)
+    here = {"of": of.bytes, "first": first, "last": last}
     if connection.dialect.name == "sqlite":
-        if connection.execute(select(row.number).where(here).limit(1)).first() is None:
+        if connection.execute(_any_here, here).first() is None:
             return 0
         secure = for_good and sqlite3.sqlite_version_info >= (3, 42)
         if secure:
             _tell_fts(connection, "secure-delete", 1)
-        connection.execute(
-            text(
-                f"INSERT INTO {SEARCH_FTS} ({SEARCH_FTS}, rowid, words) SELECT 'delete', number, words "  # noqa: S608
-                "FROM conversation_search WHERE conversation = :of AND position >= :first AND position <= :last"
-            ),
-            {"of": of.bytes, "first": first, "last": last},
-        )
+        connection.execute(_delete_words, here)
         if for_good and not secure:
             _tell_fts(connection, "optimize")
-    return connection.execute(delete(conversation_search).where(here)).rowcount
+    return connection.execute(_delete_here, here).rowcount
 
 
 def _tell_fts(connection: Connection, command: str, rank: int | None = None) -> None:
