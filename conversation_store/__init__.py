@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from conversation_store.record.reply import Reply
     from conversation_store.record.turns import Origin, Turn
     from conversation_store.storage.tables import include_name
-    from conversation_store.store import Listed, Store
+    from conversation_store.store import Hit, Hits, Listed, Store
     from conversation_store.transfer import Export, Taken
 
 __version__ = "0.1.0"
@@ -53,6 +53,8 @@ __all__ = [
     "Export",
     "Fault",
     "Finding",
+    "Hit",
+    "Hits",
     "Image",
     "Listed",
     "Models",
@@ -99,7 +101,7 @@ _HOMES: Final = {
     "record.reply": ("Reply",),
     "record.turns": ("Origin", "Turn"),
     "storage.tables": ("include_name",),
-    "store": ("Listed", "Store"),
+    "store": ("Hit", "Hits", "Listed", "Store"),
     "transfer": ("Export", "Taken"),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}

@@ -4,12 +4,14 @@ Stores: a database and a client, and the conversations kept there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from hashlib import sha256
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self, TypeAlias
 from uuid import UUID
 
 from attrs import evolve, frozen
@@ -22,20 +24,28 @@ from conversation_store.api.models import Models
 from conversation_store.api.request import Settings
 from conversation_store.audit.verify import Fault, verify_conversation
 from conversation_store.conversation import Conversation
-from conversation_store.errors import ContentError, LineError, NotFoundError, TransferError
+from conversation_store.errors import ContentError, DatabaseError, LineError, NotFoundError, TransferError
 from conversation_store.formats import messages
 from conversation_store.history import OnUnlisted, Options, settings_draft
-from conversation_store.record import canonical, chain
+from conversation_store.record import canonical, chain, words
 from conversation_store.record.chain import draft
 from conversation_store.record.cost import Totals
 from conversation_store.sending import check_text
-from conversation_store.storage import identity, ledger, log, migrate
+from conversation_store.storage import identity, ledger, log, migrate, search
 from conversation_store.storage.engine import Database
 from conversation_store.storage.log import Head, Kept
+from conversation_store.storage.search import Found, Order, Place, Search, Wanted
 from conversation_store.storage.tables import KEY_BYTES, SCOPE_BYTES
 from conversation_store.transfer import Taken
 
+logger: Final = logging.getLogger("conversation_store")
+
+Syntax: TypeAlias = Literal["phrase", "query"]
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_CURSOR: Final = re.compile(r"(?P<order>[nb])(?P<number>[0-9]{1,20})(?:\.(?P<offset>[0-9]{1,20}))?")
+_SOUGHT: Final = 1000
+"""Rows looked through at a time for titles and metadata."""
 
 
 @frozen(kw_only=True)
@@ -60,6 +70,48 @@ class Listed:
     pending: bool
     created: int
     updated: int
+
+
+@frozen(kw_only=True)
+class Hit:
+    """
+    A turn or a title that was found.
+
+    Attributes:
+        conversation: Its id; ``key`` the host's name for it, None for none.
+        position: The entry in its log.
+        role: Whose turn; None for a title.
+        origin: Who made it; None for a title.
+        at: When it was recorded, microseconds since the epoch, UTC.
+        snippet: A piece of the text around what was found; ``…`` for what is left out.
+        marks: What was found, as (start, length) in the snippet.
+        rank: How good it is, higher is better; None where the newest come first.
+        cursor: Where the next page begins after it.
+    """
+
+    conversation: UUID
+    key: str | None
+    position: int
+    role: str | None
+    origin: str | None
+    at: int
+    snippet: str
+    marks: tuple[tuple[int, int], ...]
+    rank: float | None
+    cursor: str
+
+
+class Hits(list[Hit]):
+    """
+    A page of hits.
+
+    Attributes:
+        behind: How many entries of the scope's logs the index did not know yet.
+    """
+
+    def __init__(self, hits: Iterable[Hit] = (), *, behind: int = 0) -> None:
+        super().__init__(hits)
+        self.behind = behind
 
 
 class Store:
@@ -182,18 +234,149 @@ class Store:
             raise NotFoundError(repr(which) if isinstance(which, str) else str(which))
         return self._conversation(kept)
 
-    def list(self, limit: int = 50, after: Listed | None = None) -> Sequence[Listed]:
+    def list(
+        self,
+        limit: int = 50,
+        after: Listed | None = None,
+        *,
+        key_prefix: str | None = None,
+        title: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        since: date | int | None = None,
+        pending: bool | None = None,
+    ) -> Sequence[Listed]:
         """
         List conversations, the last changed first.
 
         Args:
             limit: How many at most.
             after: The last one of the page before.
+            key_prefix: Only those whose key begins with it.
+            title: Only those whose title contains it, without regard to case.
+            metadata: Only those whose metadata have each of these members with just this value.
+            since: Only those changed then or later: a day, a datetime with its time zone, or microseconds.
+            pending: Only those with (True) or without (False) an open exchange.
         """
+        if not isinstance(limit, int) or limit < 0:
+            raise ContentError("limit", "give a number from 0 on")
+        if key_prefix is not None:
+            check_text("key_prefix", key_prefix, KEY_BYTES, empty=True)
         place = None if after is None else (after.updated, after.id)
+        first = _moment("since", since)
+        part = None if title is None else title.casefold()
+        labelled = bool(part or metadata)
+        found: list[Listed] = []
         with self._database.read() as connection:
-            rows = log.newest(connection, self.scope, limit, place)
-        return [_listed(row) for row in rows]
+            while len(found) < limit:
+                size = _SOUGHT if labelled else limit - len(found)
+                rows = log.newest(
+                    connection,
+                    self.scope,
+                    size,
+                    place,
+                    key_prefix=key_prefix,
+                    since=first,
+                    pending=pending,
+                    labelled=labelled,
+                )
+                found += [each for each in map(_listed, rows) if _is_labelled(each, part, metadata or {})]
+                if len(rows) < size:
+                    break
+                place = (rows[-1].updated, rows[-1].id)
+        return found[:limit]
+
+    def search(
+        self,
+        text: str,
+        *,
+        role: str | None = None,
+        origin: str | None = None,
+        model: str | None = None,
+        since: date | int | None = None,
+        until: date | int | None = None,
+        key_prefix: str | None = None,
+        order: Order = "newest",
+        syntax: Syntax = "phrase",
+        limit: int = 50,
+        after: Hit | str | None = None,
+        catch_up: float = 0.5,
+    ) -> Hits:
+        """
+        Find turns and titles of this scope by their words; the index is caught up first.
+
+        Any text is a literal phrase: its words, one after the other, whatever their case and the signs between them.
+        Languages without spaces are searched by their characters. A turn that was set aside, or that a fork left
+        behind, is in the record and found.
+
+        Args:
+            text: What is looked for. A text without words finds nothing.
+            role: ``user``, ``assistant`` or ``system``.
+            origin: Who made it: ``human``, ``model``, ``synthetic`` …
+            model: That was asked or that answered: only turns it wrote.
+            since: Only what was recorded then or later: a day, a datetime with its time zone, or microseconds since
+                the epoch, UTC.
+            until: Only what was recorded before that.
+            key_prefix: Only in conversations whose key begins with it.
+            order: ``newest`` first; or ``best`` first, of the newest 20,000 found.
+            syntax: ``phrase``; or ``query``: words that must all be there, ``"a phrase"``, ``-without``,
+                ``this OR that``, ``begin*``.
+            limit: How many at most.
+            after: The last hit of the page before, or its ``cursor``. Newest first, pages have neither gaps nor
+                doubles, whatever is added meanwhile.
+            catch_up: Seconds for which the index is caught up at most; what is left is told by ``Hits.behind``.
+
+        Raises:
+            ContentError: A filter, an order, a syntax or a cursor is none.
+            DatabaseError: The database cannot be read. That the index cannot be written is no error.
+        """
+        if not isinstance(text, str):
+            raise ContentError("text", f"give a string, not a {type(text).__name__}")
+        if order not in {"newest", "best"}:
+            raise ContentError("order", "is one of newest, best")
+        if syntax not in {"phrase", "query"}:
+            raise ContentError("syntax", "is one of phrase, query")
+        if not isinstance(limit, int) or limit < 0:
+            raise ContentError("limit", "give a number from 0 on")
+        if key_prefix is not None:
+            check_text("key_prefix", key_prefix, KEY_BYTES, empty=True)
+        wanted = Wanted(
+            role=role,
+            origin=origin,
+            model=model,
+            since=_moment("since", since),
+            until=_moment("until", until),
+            key_prefix=key_prefix,
+        )
+        place = _place(order, after)
+        asked = Search(self.scope, words.literal(text) if syntax == "phrase" else words.parsed(text), wanted)
+        try:
+            search.catch_up(self._database, self.scope, seconds=catch_up)
+        except DatabaseError as error:
+            logger.warning("the search index is not caught up: %s", error)
+        try:
+            with self._database.read() as connection:
+                run = asked.newest if order == "newest" else asked.best
+                found = run(connection, limit, place)
+                left = search.behind(connection, self.scope)
+        except DatabaseError as error:
+            if error.reason != "refused":
+                raise
+            raise DatabaseError(
+                "refused", f"{error.message}; make the index anew: conversation-store db reindex"
+            ) from None
+        return Hits([_hit(each, order) for each in found], behind=left)
+
+    def reindex(self, progress: Callable[[int, int], None] = lambda _done, _all: None) -> int:
+        """
+        Make the search index of this scope anew from the log; searching goes on meanwhile.
+
+        Args:
+            progress: Is told how many entries of how many are known.
+
+        Returns:
+            How many entries were read.
+        """
+        return search.rebuild(self._database, self.scope, progress=progress)
 
     def usage(
         self,
@@ -349,6 +532,43 @@ def _moment(name: str, given: object) -> int | None:
     if isinstance(given, date) and not isinstance(given, datetime):
         return (datetime(given.year, given.month, given.day, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
     raise ContentError(name, "give a date, a datetime with its time zone, or microseconds since the epoch")
+
+
+def _place(order: str, after: Hit | str | None) -> Place | None:
+    if after is None:
+        return None
+    found = _CURSOR.fullmatch(after.cursor if isinstance(after, Hit) else str(after))
+    if found is None or found["order"] != order[0]:
+        raise ContentError("after", f"give the last hit of a page in the order {order!r}, or its cursor")
+    return Place(min(int(found["number"]), log.LAST - 1), min(int(found["offset"] or 0), log.LAST))
+
+
+def _hit(found: Found, order: str) -> Hit:
+    place = found.place
+    return Hit(
+        conversation=found.conversation,
+        key=found.key,
+        position=found.position,
+        role=found.role,
+        origin=found.origin,
+        at=found.at,
+        snippet=found.snippet.text,
+        marks=found.snippet.marks,
+        rank=found.rank,
+        cursor=f"{order[0]}{place.number}" + (f".{place.offset}" if order == "best" else ""),
+    )
+
+
+def _is_labelled(listed: Listed, title: str | None, metadata: Mapping[str, Any]) -> bool:
+    if title and title not in (listed.title or "").casefold():
+        return False
+    missing = object()
+    return all(_is_same(listed.metadata.get(name, missing), value) for name, value in metadata.items())
+
+
+def _is_same(one: object, other: object) -> bool:
+    """Compare as JSON does, which has no number that is true."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
 def _listed(row: Kept) -> Listed:

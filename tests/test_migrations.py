@@ -22,10 +22,15 @@ from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, 
 from conversation_store import Store, include_name
 from conversation_store.errors import DatabaseError, SchemaMismatchError
 from conversation_store.storage import migrate
-from conversation_store.storage.tables import OURS, REVISION, VERSION_TABLE, metadata
+from conversation_store.storage.tables import FTS_TABLES, OURS, REVISION, VERSION_TABLE, metadata
 
 SETTINGS: Final[Mapping[str, Any]] = {"model": "claude-sonnet-5-5", "max_tokens": 64}
 ROOT: Final = Path(__file__).parents[1]
+
+
+def plain(index: Any) -> dict[str, Any]:
+    """Write an index's conditions as text, which can be compared."""
+    return {**index, "dialect_options": {name: str(each) for name, each in index.get("dialect_options", {}).items()}}
 
 
 def schema(engine: Engine) -> dict[str, Any]:
@@ -38,7 +43,7 @@ def schema(engine: Engine) -> dict[str, Any]:
             ],
             "key": seen.get_pk_constraint(table),
             "foreign": sorted(seen.get_foreign_keys(table), key=str),
-            "indexes": sorted(seen.get_indexes(table), key=str),
+            "indexes": sorted(map(plain, seen.get_indexes(table)), key=str),
             "unique": sorted(seen.get_unique_constraints(table), key=str),
         }
         for table in sorted(OURS & set(seen.get_table_names()))
@@ -48,9 +53,18 @@ def schema(engine: Engine) -> dict[str, Any]:
 def differences(engine: Engine) -> list[Any]:
     """List what Alembic would change to make the database what the code says."""
     with engine.connect() as connection:
-        options = {"include_name": lambda name, kind, _: kind != "table" or name in OURS - {VERSION_TABLE}}
+        words = {"ix_conversation_search_words"} if engine.dialect.name == "sqlite" else set()  # it has FTS5 instead
+        options: dict[str, Any] = {
+            "include_name": lambda name, kind, _: kind != "table" or name in OURS - {VERSION_TABLE},
+            "include_object": lambda _item, name, *_: name not in words,
+        }
         context = MigrationContext.configure(connection, opts={"compare_type": True, **options})
         return list(compare_metadata(context, metadata))
+
+
+def every_table(engine: Engine) -> frozenset[str]:
+    """Name all tables of ours on a database: SQLite has some for its words besides."""
+    return OURS | FTS_TABLES if engine.dialect.name == "sqlite" else OURS
 
 
 def revision(engine: Engine) -> str | None:
@@ -77,7 +91,7 @@ def test_a_fresh_sqlite_file_gets_its_tables_on_opening(tmp_path: Path) -> None:
         assert done.stdout == "False\n"
         engine = create_engine(f"sqlite:///{path}")
         assert revision(engine) == REVISION
-        assert set(inspect(engine).get_table_names()) == OURS
+        assert set(inspect(engine).get_table_names()) == every_table(engine)
         engine.dispose()
 
 
@@ -116,6 +130,7 @@ def test_a_created_file_is_the_same_as_a_migrated_one(database_url: str, tmp_pat
         connection.close()
         found.append({key: " ".join(sorted(re.findall(r"\w+", sql))) for key, sql in rows if key != VERSION_TABLE})
     assert found[0] == found[1]
+    assert "conversation_search_fts" in found[0]
 
 
 def test_upgrading_twice_changes_nothing(database_url: str) -> None:
@@ -216,7 +231,7 @@ def test_a_hosts_history_and_tables_are_not_touched(bare_database_url: str) -> N
     with engine.connect() as connection:
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == ["host42"]
         assert connection.execute(text("SELECT id FROM customer")).scalars().all() == [7]
-    assert set(inspect(engine).get_table_names()) - before == OURS
+    assert set(inspect(engine).get_table_names()) - before == every_table(engine)
     engine.dispose()
 
 

@@ -138,6 +138,45 @@ def test_conversations_changed_at_one_moment_are_all_listed(store: Store, monkey
     assert len(seen) == 5
 
 
+def test_lists_are_narrowed(database_url: str) -> None:
+    """By key, title, metadata, time and open exchange, alone and together, page by page."""
+    with Store(database_url) as store:
+        chats = [store.open(key, **SETTINGS) for key in ("bot:1", "bot:2", "bot;", "bot", "\uffff", "\U0010ffff")]
+        chats[0].label(title="Straße der Ameisen", metadata={"a": 1, "b": None})
+        chats[1].label(title="strasse", metadata={"a": True, "c": [1, {"d": "e"}]})
+        chats[2].label(metadata={"a": 1})
+        store.open(**SETTINGS)
+        pending = chats[3].begin("Hello")
+
+        def keys(**filters: Any) -> list[str | None]:
+            found: list[Listed] = []
+            while page := store.list(1, after=found[-1] if found else None, **filters):
+                found += page
+            assert found == store.list(**filters)
+            return [each.key for each in found]
+
+        assert keys(key_prefix="bot:") == ["bot:2", "bot:1"]
+        assert keys(key_prefix="bot") == ["bot", "bot;", "bot:2", "bot:1"]
+        assert keys(key_prefix="\U0010ffff") == ["\U0010ffff"]
+        assert len(keys(key_prefix="")) == 6
+        assert len(keys()) == 7
+        assert keys(title="STRASSE") == ["bot:2", "bot:1"]
+        assert keys(title="ameisen") == ["bot:1"]
+        assert keys(title="Ameisen", key_prefix="bot:2") == []
+        assert keys(metadata={"b": None}) == ["bot:1"]
+        assert keys(metadata={"c": [1, {"d": "e"}], "a": True}) == ["bot:2"]
+        assert keys(metadata={"a": 1}) == ["bot;", "bot:1"]
+        assert keys(metadata={"zzz": None}) == []
+        assert keys(pending=True) == ["bot"]
+        assert len(keys(pending=False)) == 6
+        assert keys(since=store.list(1)[0].updated) == ["bot"]
+        pending.fail(TimeoutError())
+        assert keys(pending=True) == []
+        for wrong in ({"limit": -1}, {"key_prefix": "\ud800"}, {"since": "x"}):
+            with pytest.raises(ContentError):
+                store.list(**wrong)
+
+
 # --- scopes ------------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from conversation_store.cli.costs import models, usage
 from conversation_store.cli.databases import db
 from conversation_store.cli.demo import demo, resume_demo
 from conversation_store.cli.failures import Code, code_of, told
+from conversation_store.cli.searches import search
 from conversation_store.cli.terminal import PROGRAM, complain, silence
 from conversation_store.cli.transcripts import listing, replay, show, verify
 from conversation_store.cli.transfers import export, import_
@@ -77,6 +78,7 @@ _COMMANDS = (
     resume_demo,
     chat,
     listing,
+    search,
     show,
     check,
     fork,

@@ -15,7 +15,7 @@ from conversation_store.cli.failures import Code, MissingFileError
 from conversation_store.cli.terminal import Screen
 from conversation_store.conversation import Conversation
 from conversation_store.errors import NotFoundError
-from conversation_store.storage import migrate
+from conversation_store.storage import migrate, search
 from conversation_store.storage.engine import Database
 from conversation_store.storage.tables import REVISION
 from conversation_store.store import Store
@@ -112,7 +112,7 @@ def key_argument(name: str, *, metavar: str = "KEY|ID", **options: Any) -> Calla
 
 @click.group("db")
 def db() -> None:
-    """Make, upgrade and check a database's tables."""
+    """Make, upgrade and check a database's tables; make its search index anew."""
 
 
 @db.command("upgrade")
@@ -161,3 +161,26 @@ def check(url: str) -> int:
     finally:
         database.close()
     return Code.FINDING
+
+
+@db.command("reindex")
+@click.argument("url")
+def reindex(url: str) -> int:
+    """
+    Make the search index at URL anew from the log, for all scopes.
+
+    Searching and saying go on meanwhile; broken off, it is finished by whoever searches next.
+    """
+    screen = Screen()
+    database = Database.open(existing(url_of(url)))
+    waiting = screen.waiting()
+    try:
+        migrate.check(database)
+        done = search.rebuild(
+            database, None, progress=lambda known, all_: waiting.show(f"{known:,} of {all_:,} entries")
+        )
+    finally:
+        waiting.hide()
+        database.close()
+    screen.line(f"{database.url}: the search index knows {done:,} entries")
+    return Code.DONE

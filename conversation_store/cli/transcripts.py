@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from datetime import datetime
+from typing import Any, Final
 
 import click
 
@@ -178,10 +179,10 @@ def exchange_line(exchange: Exchange) -> str:
 # --- commands ------------------------------------------------------------------------------------------------------
 
 
-def _pages(store: Store, limit: int) -> Iterator[Listed]:
+def _pages(store: Store, limit: int, **filters: Any) -> Iterator[Listed]:
     left = limit or None
     after = None
-    while page := store.list(limit=min(left or 500, 500), after=after):
+    while page := store.list(limit=min(left or 500, 500), after=after, **filters):
         yield from page
         after = page[-1]
         if left is not None:
@@ -190,17 +191,53 @@ def _pages(store: Store, limit: int) -> Iterator[Listed]:
                 return
 
 
+def _member(given: str) -> tuple[str, Any]:
+    name, equals, value = given.partition("=")
+    if not equals:
+        raise click.UsageError(f"--metadata takes NAME=VALUE, not {given!r}")
+    try:
+        return name, canonical.loads(value.encode("utf-8", "surrogateescape"))
+    except CodecError:
+        return name, value
+
+
 @click.command("list")
 @database_options
 @click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, help="How many at most; 0: all.")
-def listing(database: str, scope: str, limit: int) -> int:
-    """List conversations, the last changed first: when, how many entries, pending or not, id, key, title."""
+@click.option("--key-prefix", metavar="TEXT", help="Only those whose key begins so.")
+@click.option("--title", metavar="TEXT", help="Only those whose title contains it.")
+@click.option("--metadata", metavar="NAME=VALUE", multiple=True, help="Only those with this in their metadata.")
+@click.option("--since", type=click.DateTime(("%Y-%m-%d",)), metavar="DAY", help="Changed this day or later, UTC.")
+@click.option("--pending", is_flag=True, help="Only those with an open exchange.")
+def listing(
+    database: str,
+    scope: str,
+    limit: int,
+    *,
+    key_prefix: str | None,
+    title: str | None,
+    metadata: Sequence[str],
+    since: datetime | None,
+    pending: bool,
+) -> int:
+    """
+    List conversations, the last changed first: when, how many entries, pending or not, id, key, title.
+
+    The VALUE of --metadata is JSON, or else a string.
+    """
+    filters = {
+        "key_prefix": key_prefix,
+        "title": title,
+        "metadata": dict(map(_member, metadata)),
+        "since": since and since.date(),
+        "pending": pending or None,
+    }
     screen = Screen()
     with to_read(database, scope) as store:
         if screen.is_terminal:
             screen.line((f"{'updated':20}  {'entries':>7}  {'':7}  {'id':36}  key", "dim"))
         shown = 0
-        for each in _pages(store, limit):
+        for each in _pages(store, limit, **filters):
             shown += 1
             key = one_line(each.key) if each.key is not None else "-"
             title = f"  {one_line(each.title)}" if each.title else ""
@@ -212,7 +249,9 @@ def listing(database: str, scope: str, limit: int) -> int:
                 (key, "bold"),
                 title,
             )
-        if not shown:
+        if not shown and any(filters.values()):
+            complain("there is no such conversation")
+        elif not shown:
             complain("there are no conversations here yet; begin one with: conversation-store chat")
         elif limit and shown == limit:
             complain(f"these are {limit} at most; --limit 0 lists all")

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import BigInteger, Connection, Executable, Row, bindparam, case, insert, select, update
+from sqlalchemy import BigInteger, ColumnElement, Connection, Executable, Row, bindparam, case, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from conversation_store.errors import BusyError, ConflictError, LeaseLostError, NotFoundError
@@ -441,16 +441,50 @@ def forks_of(connection: Connection, of: UUID) -> list[UUID]:
     return [UUID(bytes=bytes(each)) for each in connection.execute(statement).scalars()]
 
 
-def newest(connection: Connection, scope: str, limit: int, after: tuple[int, UUID] | None) -> list[Kept]:
-    """Read the rows of a scope, the last changed first; *after* is (updated, id) of the last row seen."""
+def newest(
+    connection: Connection,
+    scope: str,
+    limit: int,
+    after: tuple[int, UUID] | None,
+    *,
+    key_prefix: str | None = None,
+    since: int | None = None,
+    pending: bool | None = None,
+    labelled: bool = False,
+) -> list[Kept]:
+    """
+    Read the rows of a scope, the last changed first.
+
+    Args:
+        connection: Reads them.
+        scope: The tenant.
+        limit: How many at most.
+        after: (updated, id) of the last row seen.
+        key_prefix: What the key begins with.
+        since: Changed then or later.
+        pending: Whether an exchange is pending.
+        labelled: Only those with a title or metadata.
+    """
+    row, key = conversation.c, conversation_key.c.key
     statement = _newest.limit(limit)
     if after is not None:
         updated, last = after
-        statement = statement.where(
-            (conversation.c.updated < updated)
-            | ((conversation.c.updated == updated) & (conversation.c.id < last.bytes))
-        )
-    return [_kept(row) for row in connection.execute(statement, {"in_scope": scope.encode()})]
+        statement = statement.where((row.updated < updated) | ((row.updated == updated) & (row.id < last.bytes)))
+    if key_prefix is not None:
+        statement = statement.where(*beginning(key, key_prefix.encode()))
+    if since is not None:
+        statement = statement.where(row.updated >= since)
+    if pending is not None:
+        statement = statement.where(row.pending_position >= 0 if pending else row.pending_position < 0)
+    if labelled:
+        statement = statement.where(row.title.is_not(None) | row.metadata.is_not(None))
+    return [_kept(each) for each in connection.execute(statement, {"in_scope": scope.encode()})]
+
+
+def beginning(of: ColumnElement[bytes], prefix: bytes) -> list[ColumnElement[bool]]:
+    """Say that bytes begin with some, so that an index serves; UTF-8 has no byte 255."""
+    end = [of < prefix[:-1] + bytes([prefix[-1] + 1])] if prefix else []
+    return [of >= prefix, *end]
 
 
 def _kept(row: Row[Any]) -> Kept:

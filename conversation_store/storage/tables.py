@@ -11,8 +11,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     Column,
+    Dialect,
     ForeignKeyConstraint,
     Index,
     Integer,
@@ -22,14 +24,17 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Table,
+    Text,
+    event,
+    text,
 )
-from sqlalchemy.dialects import mysql
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
-REVISION: Final = "0002"
+REVISION: Final = "0003"
 """The schema revision this release reads and writes."""
 
 VERSION_TABLE: Final = "conversation_store_version"
@@ -52,6 +57,14 @@ def _varying(length: int) -> TypeEngine[bytes]:
 
 def _bytes() -> TypeEngine[bytes]:
     return LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+
+
+def _words() -> TypeEngine[str]:
+    return Text().with_variant(postgresql.TSVECTOR(), "postgresql").with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+
+
+def _finds_words(*_: object, dialect: Dialect, **__: object) -> bool:
+    return dialect.name != "sqlite"  # which has FTS5
 
 
 metadata: Final = MetaData(
@@ -86,6 +99,13 @@ conversation: Final = Table(
     PrimaryKeyConstraint("id"),
     Index(None, "scope", "updated", "id"),
     Index(None, "forked_from"),
+    Index(
+        "ix_conversation_behind",
+        "scope",
+        "id",
+        sqlite_where=text("indexed_length < length"),
+        postgresql_where=text("indexed_length < length"),
+    ),
 )
 
 conversation_key: Final = Table(
@@ -221,6 +241,46 @@ conversation_journal: Final = Table(
     ForeignKeyConstraint(["conversation"], ["conversation.id"]),
 )
 
+conversation_search: Final = Table(
+    "conversation_search",
+    metadata,
+    Column(
+        "number",
+        BigInteger().with_variant(Integer(), "sqlite"),
+        nullable=False,
+        autoincrement=False,
+        comment="the entry's time, and its place among those of one time: newest is highest",
+    ),
+    Column("conversation", _fixed(16), nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("words", _words(), nullable=False, comment="as record/words.py tells them apart"),
+    PrimaryKeyConstraint("number"),
+    Index(None, "conversation", "position", unique=True),
+    Index(
+        "ix_conversation_search_words",
+        "words",
+        postgresql_using="gin",
+        mysql_prefix="FULLTEXT",
+        mariadb_prefix="FULLTEXT",
+    ).ddl_if(callable_=_finds_words),
+)
+"""The search index: derived, and never written with an entry. It can be emptied, or dropped and made again."""
+
+SEARCH_FTS: Final = "conversation_search_fts"
+"""On SQLite, FTS5 over the words of ``conversation_search``; its own tables are named after it."""
+
+FTS_TABLES: Final = frozenset({SEARCH_FTS, *(f"{SEARCH_FTS}_{each}" for each in ("data", "idx", "docsize", "config"))})
+
+# The words are told apart already: to the tokenizer `ascii` all but ASCII's white space and signs is a letter.
+_MAKE_FTS: Final = (
+    f"CREATE VIRTUAL TABLE {SEARCH_FTS} USING fts5"
+    "(words, content='conversation_search', content_rowid='number', tokenize='ascii')"
+)
+_make_fts: Final = DDL(_MAKE_FTS)  # type: ignore[no-untyped-call]
+_drop_fts: Final = DDL(f"DROP TABLE IF EXISTS {SEARCH_FTS}")  # type: ignore[no-untyped-call]
+event.listen(conversation_search, "after_create", _make_fts.execute_if(dialect="sqlite"))
+event.listen(conversation_search, "before_drop", _drop_fts.execute_if(dialect="sqlite"))
+
 version: Final = Table(
     VERSION_TABLE,
     MetaData(),
@@ -237,7 +297,7 @@ def include_name(name: str | None, type_: str, parent_names: object) -> bool:  #
 
     Give it to ``context.configure(include_name=...)`` in the host's ``env.py``.
     """
-    return type_ != "table" or name not in OURS
+    return type_ != "table" or name not in OURS | FTS_TABLES
 
 
 class month(FunctionElement[int]):  # noqa: N801 - reads as the SQL function it stands for
