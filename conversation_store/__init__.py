@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from conversation_store.record.exchange import Attempt, Exchange, State, Usage
     from conversation_store.record.reply import Reply
     from conversation_store.record.turns import Origin, Turn
+    from conversation_store.record.window import Window
     from conversation_store.storage.tables import include_name
     from conversation_store.store import Hit, Hits, Listed, Store
     from conversation_store.transfer import Export, Taken
@@ -73,6 +74,7 @@ __all__ = [
     "Turn",
     "Unknown",
     "Usage",
+    "Window",
     "include_name",
 ]
 
@@ -100,6 +102,7 @@ _HOMES: Final = {
     "record.exchange": ("Attempt", "Exchange", "State", "Usage"),
     "record.reply": ("Reply",),
     "record.turns": ("Origin", "Turn"),
+    "record.window": ("Window",),
     "storage.tables": ("include_name",),
     "store": ("Hit", "Hits", "Listed", "Store"),
     "transfer": ("Export", "Taken"),

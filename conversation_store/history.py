@@ -37,7 +37,7 @@ from conversation_store.record.chain import Entry, draft
 from conversation_store.record.exchange import Exchange, State
 from conversation_store.record.reply import Reply
 from conversation_store.record.splices import Parted
-from conversation_store.record.turns import PREFILL_MARK, Turn, fields_of, splices_of, turn_of, without_thinking
+from conversation_store.record.turns import PREFILL_MARK, Origin, Turn, fields_of, splices_of, turn_of, without_thinking
 from conversation_store.record.view import View
 from conversation_store.storage import blobs, identity, ledger, log
 from conversation_store.storage.blobs import Blob
@@ -173,6 +173,12 @@ def prefill_of(connection: Connection, conversation: UUID, request: int) -> Any:
 def keeps_rejected(entry: Entry) -> bool:
     """Say whether the turns of a request stay in the view although it is rejected or refused."""
     return fields_of(entry.header).get("on_rejected") == "keep"
+
+
+def shown_once(entry: Entry) -> int | None:
+    """Say in the place of which view a ``view`` entry stands for one request alone; None for any other view."""
+    position = fields_of(entry.header).get("once")
+    return position if isinstance(position, int) else None
 
 
 def continues(entry: Entry) -> int | None:
@@ -324,6 +330,10 @@ class History:
             self._messages = messages
         if self._messages is None or self._outline.count > len(self._messages.closed):
             self._outline = Outline()
+
+    def adopt(self, view: tuple[View, int], messages: Messages, outline: Outline) -> None:
+        """Go on with another view, of which these are the messages, as of the log's present end."""
+        self._view, self._messages, self._outline, self._known = view, messages, outline, self.head.length
 
     @property
     def settings(self) -> Settings:
@@ -731,6 +741,15 @@ class History:
             self._known = commit.after.length
         self.head = commit.after
         self._messages = messages
+
+
+def fields_for(origin: Origin, message: Detached) -> dict[str, Any]:
+    """Write whose a new turn is; one of results alone goes before what the user said beside it."""
+    fields: dict[str, Any] = {"origin": origin.value}
+    if origin is Origin.TOOL:
+        blocks = canonical.object_of(message.body)["content"]
+        fields |= {"gather": True} if all(block.get("type") == "tool_result" for block in blocks) else {}
+    return fields
 
 
 def turn_draft(fields: Mapping[str, Any], kept: Detached, at: int, about: Mapping[str, Any] | None = None) -> Entry:

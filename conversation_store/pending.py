@@ -30,9 +30,9 @@ from conversation_store.errors import (
     NotSavedError,
     NotSentError,
 )
-from conversation_store.history import History, Uses, turn_draft
+from conversation_store.history import History, Uses, fields_for, turn_draft
 from conversation_store.outcomes import Answer
-from conversation_store.preflight import Planned, Said, fields_for
+from conversation_store.preflight import Planned, Said
 from conversation_store.record import canonical, chain, view
 from conversation_store.record.chain import Entry, draft
 from conversation_store.record.exchange import Attempt, Exchange, State
@@ -44,6 +44,7 @@ from conversation_store.storage import blobs, identity, journal, ledger
 from conversation_store.storage.blobs import Blob
 from conversation_store.storage.log import Commit
 from conversation_store.storage.tables import NO_TOKEN
+from conversation_store.windows import Shown
 
 logger: Final = logging.getLogger("conversation_store")
 
@@ -386,6 +387,9 @@ def begin(
     drafts: list[Entry] = []
     uses: dict[int, Sequence[Blob]] = {}
     fields: dict[str, Any] = {"last": known.head.length - 1}
+    moved = _moved(known, planned.shown, at)
+    if moved is not None:
+        drafts.append(moved.entry)
     for origin, message in planned.new:
         position = known.head.length + len(drafts)
         if origin is Origin.PREFILL:
@@ -397,8 +401,36 @@ def begin(
         drafts.append(turn_draft(fields_for(origin, message), message, at, about))
     if continues is not None:
         fields["continues"] = continues
-    beginning = _Beginning(drafts=drafts, uses=uses, fields=fields, at=at, key=key, retry_of=retry_of)
+    if moved is not None and moved.once:
+        fields["view"] = known.head.length
+    view_draft = 0 if moved is not None and not moved.once else None
+    beginning = _Beginning(
+        drafts=drafts, uses=uses, fields=fields, at=at, key=key, view=view_draft, moved=moved, retry_of=retry_of
+    )
     return _begun(known, planned, terms, beginning)
+
+
+@frozen
+class _Moved:
+    """A view that begins with a request: its entry, what it shows, and whether it is for that request alone."""
+
+    entry: Entry
+    view: tuple[View, int]
+    once: bool
+
+
+def _moved(known: History, shown: Shown | None, at: int) -> _Moved | None:
+    """Write the view of a request that shows other turns than the conversation's own view; None where it does not."""
+    if shown is None or shown.view is None:
+        return None
+    now, depth = known.view
+    new = view.reopened(shown.view, known.id, known.head.length + 1)
+    change = view.fields(now, new, known.head.view_position, depth)
+    marks: dict[str, Any] = {"once": known.head.view_position} if shown.once else {}
+    if shown.window is not None:
+        marks["window"] = shown.window.fields()
+    entry = draft("view", at=at, salt=identity.new_salt(), fields={**change, **marks})
+    return _Moved(entry, (new, change.get("depth", 0)), shown.once)
 
 
 def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Terms, *, stream: bool = False) -> Pending:
@@ -426,10 +458,17 @@ def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Term
     new_fields: dict[str, Any] = {"last": known.head.length - 1}
     messages = known.messages
     view_draft = None
-    if old.state in {State.REJECTED, State.REFUSED} and (change := _brought_back(known, old, fields)) is not None:
+    shown_once = history.shown_once(known.entry(fields["view"]))
+    if shown_once is not None:
+        new_fields["view"] = fields["view"]
+    base = fields["view"] if shown_once is None else shown_once
+    rejected = old.state in {State.REJECTED, State.REFUSED}
+    if rejected and (change := _brought_back(known, old, base, fields["last"])) is not None:
         view_draft = len(drafts)
         drafts.append(draft("view", at=at, salt=identity.new_salt(), fields=change))
         messages = _messages_of(known, fields)
+    elif shown_once is not None:
+        messages = _messages_of(known, {**fields, **new_fields})
     extra = []
     prefill = None
     if "prefill" in fields:
@@ -481,6 +520,7 @@ class _Beginning:
         uses: The blobs of the drafts, by index.
         key: The idempotency key; None on retries.
         view: Index of the draft that tells the view.
+        moved: The view that begins with it, where its window moved.
         retry_of: The first exchange of the chain of retries.
         superseded: The exchange of unknown outcome whose place this one takes.
     """
@@ -491,6 +531,7 @@ class _Beginning:
     uses: Uses = field(factory=dict)
     key: str | None = None
     view: int | None = None
+    moved: _Moved | None = None
     retry_of: int | None = None
     superseded: Exchange | None = None
 
@@ -500,6 +541,7 @@ def _begun(known: History, planned: Planned, terms: Terms, beginning: _Beginning
     head = known.head
     request_salt = identity.new_salt()
     fields = {
+        "view": head.view_position if beginning.view is None else head.length + beginning.view,
         **beginning.fields,
         "builder": requests.MARKING_BUILDER if planned.markers else requests.BUILDER,
         "endpoint": request.endpoint,
@@ -509,7 +551,6 @@ def _begun(known: History, planned: Planned, terms: Terms, beginning: _Beginning
         "sent_by": terms.sent_by,
         "settings": head.settings_position,
         "version": request.version,
-        "view": head.view_position if beginning.view is None else head.length + beginning.view,
     }
     optional = {
         "betas": list(request.betas),
@@ -518,6 +559,7 @@ def _begun(known: History, planned: Planned, terms: Terms, beginning: _Beginning
         "stream": planned.stream or None,
         "retry_of": beginning.retry_of,
         "markers": [list(marker) for marker in planned.markers],
+        "window": window.fields() if planned.shown is not None and (window := planned.shown.window) else None,
     }
     fields |= {name: value for name, value in optional.items() if value not in (None, [], {})}
     drafts.append(
@@ -552,7 +594,10 @@ def _begun(known: History, planned: Planned, terms: Terms, beginning: _Beginning
         idempotency_key=beginning.key,
     )
     work = partial(exchanges.begin, commit=commit, exchange=exchange, superseded=beginning.superseded)
+    moved, shown = beginning.moved, planned.shown
     try:
+        if moved is not None and not moved.once and shown is not None:
+            known.adopt(moved.view, shown.messages, shown.outline)
         known.write(work, commit, beginning.uses)
         logger.debug("conversation %s: exchange %d begun, %d bytes", known.id, exchange.position, request.length)
         return Pending(known, exchange, request, planned.prefill, terms.on_rejected)
@@ -561,25 +606,32 @@ def _begun(known: History, planned: Planned, terms: Terms, beginning: _Beginning
         known.refresh()
         raise BusyError(known.id, known.kept.lease_until) from None
     except Exception:
+        if moved is not None:
+            known.forget_view()
         raise
     except BaseException as error:
         # Ctrl-C: where it was begun nobody has it in hand, and it would keep the conversation until its lease is over.
         known.refresh()
+        known.forget_view()
         if known.head.token == commit.after.token:
             Pending(known, exchange).fail(NotSentError(f"stopped by {type(error).__name__} before it was sent"))
         raise
 
 
-def _brought_back(known: History, old: Exchange, fields: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Write the view that a rejected request had, and what came after; None where nothing was set aside."""
+def _brought_back(known: History, old: Exchange, base: int, last: int) -> dict[str, Any] | None:
+    """
+    Write the view that there was with a rejected request, and what came after; None where nothing was set aside.
+
+    *base* tells that view, and *last* is the last entry of the log that the request had.
+    """
     if fields_of(known.entry(known.head.view_position).header).get("request") != old.position:
         return None
     if (place := known.messages.places[-1:]) and place[0][0] == known.id and place[0][1] > old.position:
         raise ContentError("", "turns were added since the rejected ones; say it anew instead of trying again")
     with known.database.read() as connection:
-        past, _ = history.view_at(connection, known.id, fields["view"])
+        past, _ = history.view_at(connection, known.id, base)
     now, depth = known.view
-    restored = view.reopened(_ending_at(past, known, fields["last"]), known.id, old.position + 1)
+    restored = view.reopened(_ending_at(past, known, last), known.id, old.position + 1)
     return view.fields(now, restored, known.head.view_position, depth)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
+from conversation_store import windows
 from conversation_store.api import caching, rules
 from conversation_store.api import request as requests
 from conversation_store.api.request import Marker, Request, Settings
@@ -17,13 +18,14 @@ from conversation_store.api.rules import Asked, Finding
 from conversation_store.api.rules.reading import faults, tried
 from conversation_store.attachments import Detached, drafted
 from conversation_store.errors import ContentError, RuleViolationError
-from conversation_store.history import History
+from conversation_store.history import History, fields_for
 from conversation_store.record import canonical, codec
 from conversation_store.record.blocks import ABSENT
 from conversation_store.record.codec import Content
 from conversation_store.record.splices import Parted
 from conversation_store.record.turns import Origin, fields_of
 from conversation_store.storage import identity
+from conversation_store.windows import Shown
 
 
 @frozen(kw_only=True)
@@ -90,6 +92,7 @@ class Planned:
         stream: Whether the answer is to be streamed.
         markers: The cache breakpoints written into its messages.
         settings: All its parameters but the messages.
+        shown: The turns it shows besides the new ones; None where an old request is made again.
     """
 
     request: Request
@@ -101,6 +104,7 @@ class Planned:
     stream: bool = False
     markers: Sequence[Marker] = ()
     settings: bytes = b"{}"
+    shown: Shown | None = None
 
 
 @frozen(kw_only=True)
@@ -116,6 +120,7 @@ class _Draft:
     findings: Sequence[Finding]
     lifetime: str | None
     """For how long what breakpoints of ours mark shall be cached; None where there are none."""
+    shown: Shown
 
 
 def findings(history: History, said: Said) -> Sequence[Finding]:
@@ -128,14 +133,17 @@ def findings(history: History, said: Said) -> Sequence[Finding]:
     return _draft(history, said).findings
 
 
-def _draft(history: History, said: Said) -> _Draft:
-    messages, settings = history.messages, history.settings
+def _draft(history: History, said: Said, shown: Shown | None = None) -> _Draft:
+    settings = history.settings
     for name, value in said.overrides.items():
-        if value is ABSENT and name not in {"version", "betas", "cache"}:
+        if value is ABSENT and name not in {"version", "betas", "cache", "window"}:
             raise ContentError(name, "an override replaces a setting and removes none: use update()")
     overrides, secrets = Settings().updated({**_carried_on(history), **said.overrides})
-    new = said.written(messages.count)
-    outline, size = tried(history.outline, messages, [_drafted(origin, message) for origin, message in new])
+    new = said.written(history.messages.count)
+    parts = [_drafted(origin, message) for origin, message in new]
+    shown = windows.shown(history, overrides, parts) if shown is None else shown
+    messages = shown.messages
+    outline, size = tried(shown.outline, messages, parts)
     lifetime, own = _lifetime(overrides.cache or settings.cache), bool(outline.marked("marker"))
     if lifetime is not None:
         before = canonical.object_of(requests.merged(settings.body, overrides.body))
@@ -169,6 +177,7 @@ def _draft(history: History, said: Said) -> _Draft:
         new=new,
         findings=rules.check_request(asked),
         lifetime=None if own else lifetime,
+        shown=shown,
     )
 
 
@@ -205,12 +214,14 @@ def counting(history: History, said: Said) -> Request:
     secrets = {**history.known_secrets, **draft.secrets}
     requests.need_secrets(body, secrets)
     parts = [_drafted(origin, message) for origin, message in draft.new]
-    return history.messages.request(parts, body, version=draft.version, betas=draft.betas, secrets=secrets)
+    return draft.shown.messages.request(parts, body, version=draft.version, betas=draft.betas, secrets=secrets)
 
 
-def plan(history: History, said: Said) -> Planned:
+def plan(history: History, said: Said, shown: Shown | None = None) -> Planned:
     """
     Decide everything about a request but its place in the log.
+
+    *shown* are the turns it shows; those of the view, as far as its window goes, where None.
 
     Raises:
         ContentError: Something is no content or no setting.
@@ -219,7 +230,8 @@ def plan(history: History, said: Said) -> Planned:
         ConfigurationError: A secret that is to be sent is not known here.
         DatabaseError: An attachment could not be kept.
     """
-    draft = _draft(history, said)
+    draft = _draft(history, said, shown)
+    messages = draft.shown.messages
     errors = [finding for finding in draft.findings if finding.severity == "error"]
     if said.check and errors:
         raise RuleViolationError(errors)
@@ -233,9 +245,9 @@ def plan(history: History, said: Said) -> Planned:
     markers: Sequence[Marker] = ()
     if draft.lifetime is not None:
         prefill = said.prefill is not None
-        markers = caching.markers(history.messages, parts, params, draft.lifetime, prefill=prefill)
+        markers = caching.markers(messages, parts, params, draft.lifetime, prefill=prefill)
     return Planned(
-        request=history.messages.request(
+        request=messages.request(
             parts,
             draft.body,
             version=draft.version,
@@ -251,6 +263,7 @@ def plan(history: History, said: Said) -> Planned:
         model=str(params.get("model", "")),
         stream=said.stream,
         settings=draft.body,
+        shown=draft.shown,
     )
 
 
@@ -319,15 +332,6 @@ def binding(history: History) -> list[Finding]:
         )
         for what in changed
     ]
-
-
-def fields_for(origin: Origin, message: Detached) -> dict[str, Any]:
-    """Write whose a new turn is; one of results alone goes before what the user said beside it."""
-    fields: dict[str, Any] = {"origin": origin.value}
-    if origin is Origin.TOOL:
-        blocks = canonical.object_of(message.body)["content"]
-        fields |= {"gather": True} if all(block.get("type") == "tool_result" for block in blocks) else {}
-    return fields
 
 
 def _part(history: History, origin: Origin, message: Detached) -> requests.Part:

@@ -19,13 +19,15 @@ from attrs import field, frozen
 
 from conversation_store.api import request as requests
 from conversation_store.api.models import Model
+from conversation_store.api.request import Part
 from conversation_store.errors import AttachmentError
 from conversation_store.history import History, add_messages, settings_at, view_at
-from conversation_store.record import canonical, media, splices
+from conversation_store.record import canonical, media, splices, view
 from conversation_store.record.chain import Entry
 from conversation_store.record.exchange import Exchange, State
 from conversation_store.record.media import Media
 from conversation_store.record.turns import fields_of
+from conversation_store.record.view import Span
 from conversation_store.storage import ledger, log
 
 _BYTES_A_TOKEN: Final[Mapping[int, float]] = {1: 4.0, 2: 3.1}
@@ -90,7 +92,7 @@ def tokens(history: History, overrides: Mapping[str, Any]) -> Tokens:
     """Account for the tokens of the next request; reads the view's turns and its exchanges, and asks nobody."""
     params = history.settings.updated(overrides)[0].params
     model = history.options.models.get(str(params.get("model")))
-    rate = _BYTES_A_TOKEN[model.tokenizer if model is not None else 2]
+    rate = _rate(model)
     sizes = _sizes(history, model, rate)
     under = _under(params, model)
     # What another tokenizer counted says nothing exact, and less than an estimate of this one's.
@@ -157,33 +159,35 @@ def _consistent(known: Sequence[_Known]) -> list[_Known]:
 
 def _known(history: History) -> list[_Known]:
     """Read the prompts that were answered and are beginnings of the present view."""
-    by_log: dict[UUID, list[tuple[int, int]]] = {}
+    by_span: dict[Span, list[tuple[int, int]]] = {}
     for index in history.messages.model_turns:
         of, position = history.messages.places[index]
-        by_log.setdefault(of, []).append((index, position))
+        span = next(each for each in history.view[0] if each.holds(of, position))
+        by_span.setdefault(span, []).append((index, position))
     found: list[_Known] = []
-    for of, turns in by_log.items():
-        found += _Log.read(history, of, turns[-1][1]).prompts(turns)
+    for span, turns in by_span.items():
+        found += _Log.read(history, span.conversation, span.first, turns[-1][1]).prompts(turns)
     return sorted(found, key=lambda each: each.turns)
 
 
 @frozen
 class _Log:
-    """The exchanges of one log, by the turn each was answered with, and their ``request`` entries."""
+    """The exchanges of a span of one log, by the turn each was answered with, and their ``request`` entries."""
 
     history: History
     of: UUID
     exchanges: Mapping[int, Exchange]
     requests: Mapping[int, Entry]
     last: int
-    views: dict[int, tuple[int, Mapping[tuple[UUID, int], int]]] = field(factory=dict)
+    views: dict[int, int] = field(factory=dict)
     settings: dict[tuple[int, bytes], Under] = field(factory=dict)
 
     @classmethod
-    def read(cls, history: History, of: UUID, last: int) -> _Log:
+    def read(cls, history: History, of: UUID, first: int, last: int) -> _Log:
         with history.database.read() as connection:
-            exchanges = {each.turn: each for each in ledger.read_all(connection, of) if each.turn is not None}
-            asked = {entry.position: entry for entry in log.read_kind(connection, of, "request", 0, last)}
+            found = ledger.read_all(connection, of, first, last)
+            exchanges = {each.turn: each for each in found if each.turn is not None}
+            asked = {entry.position: entry for entry in log.read_kind(connection, of, "request", first, last)}
         return cls(history, of, exchanges, asked, last)
 
     def prompts(self, turns: Sequence[tuple[int, int]]) -> Iterator[_Known]:
@@ -194,31 +198,34 @@ class _Log:
             if exchange is None or entry is None:
                 continue
             fields = fields_of(entry.header)
-            size = _prompt(exchange)
-            if size is None or "prefill" in fields or not self._began_alike(fields, index, position):
+            size = prompt_of(exchange)
+            if size is None or "prefill" in fields or not self._began_alike(fields, index):
                 continue
             yield _Known(index, size, self._under(fields["settings"], entry.body or b"{}", exchange))
 
-    def _began_alike(self, fields: Mapping[str, Any], index: int, position: int) -> bool:
+    def _began_alike(self, fields: Mapping[str, Any], index: int) -> bool:
         """Say whether a past request had exactly the turns that stand before its answer in the present view."""
         if self.of == self.history.id and fields["view"] == self.history.head.view_position:
             return True
         if fields["view"] not in self.views:
             self.views[fields["view"]] = self._alike(fields["view"])
-        alike, places = self.views[fields["view"]]
-        return index <= alike and places.get((self.of, position)) == index
+        return index < self.views[fields["view"]]
 
-    def _alike(self, view: int) -> tuple[int, Mapping[tuple[UUID, int], int]]:
-        """Count the turns with which a past view and the present one both begin, and say where its turns stood."""
-        past = requests.Messages()
-        with self.history.database.read() as connection:
-            spans, _ = view_at(connection, self.of, view)
-            add_messages(past, self.history.database, connection, spans, self.last + 1)
-        now = self.history.messages
-        pairs = enumerate(zip(now.places, past.places, strict=False))
-        alike = next((n for n, (one, other) in pairs if one != other), min(len(past), len(now)))
-        without_thinking = {*now.thinking} ^ {*past.thinking}  # of one of the two it is left out
-        return min(alike, *without_thinking, alike), {place: n for n, place in enumerate(past.places)}
+    def _alike(self, position: int) -> int:
+        """Count the turns with which a past view and the present one both begin, thinking in the last one apart."""
+        now, history = self.history.messages, self.history
+        with history.database.read() as connection:
+            past, _ = view_at(connection, self.of, position)
+            shared = view.common(past, history.view[0])
+            beginning = view.common(view.with_thinking(past), view.with_thinking(history.view[0]))
+            out = (n for n, place in enumerate(now.places) if not any(span.holds(*place) for span in beginning))
+            alike = next(out, len(now))
+            if beginning == view.with_thinking(shared):
+                return alike
+            # Of one of the two thinking is left out: they part with the first turn that has any.
+            then = requests.Messages()
+            add_messages(then, history.database, connection, past, self.last + 1)
+        return min(alike, *(n + 1 for n in {*now.thinking} ^ {*then.thinking}), alike)
 
     def _under(self, settings: int, overrides: bytes, exchange: Exchange) -> Under:
         key = (settings, overrides)
@@ -236,8 +243,8 @@ def _under(params: Mapping[str, Any], model: Model | None) -> Under:
     return (str(params.get("model")) if model is None else str(model.tokenizer), canonical.dumps(kept))
 
 
-def _prompt(exchange: Exchange) -> int | None:
-    """Read the prompt's length off an answer; None where its usage speaks of more than one prompt."""
+def prompt_of(exchange: Exchange) -> int | None:
+    """Read the tokens of the prompt off an answer; None where its usage speaks of more than one prompt."""
     usage = exchange.usage
     raw = usage.raw
     used = raw.get("server_tool_use")
@@ -252,16 +259,38 @@ def _prompt(exchange: Exchange) -> int | None:
 # --- estimates ---------------------------------------------------------------------------------------------------
 
 
+def _rate(model: Model | None) -> float:
+    return _BYTES_A_TOKEN[model.tokenizer if model is not None else 2]
+
+
+def estimated(history: History, model: Model | None, parts: Sequence[Part], *, turn: int) -> int:
+    """Estimate the tokens of the turns from index *turn* on, and of *parts* that are not said yet, from their bytes."""
+    messages = history.messages
+    inserts = [insert for index, insert in messages.attached() if index >= turn]
+    inserts += [piece for part in parts for piece in part.pieces if not isinstance(piece, bytes)]
+    rate = _rate(model)
+    if turn < len(messages):
+        wires = messages.wires(parts, messages.message_of(turn))
+    else:
+        wires = (b"".join(each for each in part.pieces if isinstance(each, bytes)) for part in parts)
+    size = sum(_size(wire, model, rate) for wire in wires)
+    return ceil(size / rate) + sum(_tokens_of(insert.media, insert.size, model) for insert in inserts)
+
+
 def _sizes(history: History, model: Model | None, rate: float) -> list[float]:
     """Say how large each turn is, in bytes of JSON; a picture or document has as many as its tokens come to."""
-    sizes = []
-    for turn in history.turns:
-        shown = list(_pictures(canonical.object_of(turn.body))) if b'"base64"' in turn.body else []
-        tokens = sum(_tokens_of(_measured(each), len(each), model) for each in shown)
-        sizes.append(len(turn.body) - sum(splices.length(len(each), "base64") for each in shown) + tokens * rate)
+    sizes = [_size(turn.body, model, rate) for turn in history.turns]
     for index, insert in history.messages.attached():
         sizes[index] += _tokens_of(insert.media, insert.size, model) * rate
     return sizes
+
+
+def _size(wire: bytes, model: Model | None, rate: float) -> float:
+    if b'"base64"' not in wire:
+        return len(wire)
+    shown = list(_pictures(canonical.object_of(wire)))
+    tokens = sum(_tokens_of(_measured(each), len(each), model) for each in shown)
+    return len(wire) - sum(splices.length(len(each), "base64") for each in shown) + tokens * rate
 
 
 def _pictures(value: Any) -> Iterator[bytes]:

@@ -577,7 +577,7 @@ def _note(now: _Log, entry: Entry, fields: Mapping[str, Any]) -> None:
     if position == 0:
         now.first_at = entry.at
         _note_parent(now, entry, fields)
-    if entry.kind == "view":
+    if entry.kind == "view" and "once" not in fields:
         now.head = evolve(now.head, view_position=position)
     elif entry.kind == "settings":
         now.head = evolve(now.head, settings_position=position)

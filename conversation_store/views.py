@@ -9,25 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 from uuid import UUID
 
 from attrs import frozen
 
 from conversation_store import exchanges
 from conversation_store.errors import ContentError, NotFoundError
-from conversation_store.history import History, Uses, settings_draft, turn_draft
-from conversation_store.preflight import fields_for
+from conversation_store.history import History, Uses, fields_for, settings_draft, turn_draft
 from conversation_store.record import canonical, chain, view
 from conversation_store.record.chain import Entry, draft
 from conversation_store.record.splices import Parted
 from conversation_store.record.turns import PREFILL_MARK, Origin, Turn, fields_of
-from conversation_store.record.view import Span, View
+from conversation_store.record.view import Place, Span, View
 from conversation_store.storage import identity, log
 from conversation_store.storage.log import Commit, Head, Kept
-
-Place: TypeAlias = tuple[UUID, int]
-"""A log, and a position in it."""
 
 _WINDOW: Final = 64
 """Entries that are read at a time when the turns around a place are looked at."""
@@ -77,7 +73,7 @@ def place_of(history: History, which: Turn | int, name: str) -> Place:
         ContentError: It is no turn of the view.
     """
     if isinstance(which, Turn):
-        place = (which.conversation, which.position)
+        place = which.place
         if b'"origin":"prefill"' in which.header:
             raise ContentError(name, f"turn {which.position} is a prefill: it belongs to its request alone")
         if not any(span.holds(*place) for span in history.view[0]):
@@ -150,7 +146,7 @@ def edit(history: History, old: Turn, origin: Origin, message: Parted, about: Ma
         ConflictError, BusyError: Somebody else is at it; nothing was written.
     """
     spans = now(history)
-    place = (old.conversation, old.position)
+    place = old.place
     kept = without_after(spans, place)
     moment = identity.now()
     detached = history.kept_apart(message, moment)
@@ -180,11 +176,11 @@ def set_aside(history: History, place: Place) -> list[Turn]:
     """
     spans = now(history)
     turn = read_turn(history, place)
-    calls, _ = _ids(turn.body)
+    calls, _ = calls_and_results(turn.body)
     going = [turn]
     if calls:
         for other in _after(history, spans, place):
-            _, results = _ids(other.body)
+            _, results = calls_and_results(other.body)
             if not results and other.role == "assistant":
                 break
             if not results & calls:
@@ -211,7 +207,7 @@ def bring_back(history: History, which: Turn) -> None:
         ConflictError, BusyError: Somebody else is at it; nothing was written.
     """
     spans = now(history)
-    place = (which.conversation, which.position)
+    place = which.place
     if any(span.holds(*place) for span in spans):
         raise ContentError("turn", f"turn {which.position} is in the view")
     own = Span(*place, place[1])
@@ -246,7 +242,7 @@ def _cut(history: History, place: Place) -> View:
     open_calls = _open_at(history, kept, place)
     if open_calls:
         for turn in _after(history, spans, place):
-            results = _ids(turn.body)[1]
+            results = calls_and_results(turn.body)[1]
             if results & open_calls:
                 raise ContentError(
                     "",
@@ -263,7 +259,7 @@ def _open_at(history: History, kept: View, place: Place) -> set[str]:
     calls: set[str] = set()
     speaking = False
     for turn in _before(history, kept, place):
-        made, results = _ids(turn.body)
+        made, results = calls_and_results(turn.body)
         if turn.role == "assistant":
             speaking = True
         elif speaking and not results:
@@ -275,7 +271,7 @@ def _open_at(history: History, kept: View, place: Place) -> set[str]:
     return calls - answered
 
 
-def _ids(body: bytes) -> tuple[set[str], set[str]]:
+def calls_and_results(body: bytes) -> tuple[set[str], set[str]]:
     """List the calls that a message makes and those it answers, of whoever's tools."""
     if b"tool_use" not in body and b"\\u00" not in body:
         return set(), set()
@@ -294,7 +290,7 @@ def _last_place(history: History, spans: View) -> Place | None:
     for n in range(len(spans) - 1, -1, -1):
         span = spans[n]
         for turn in _backward(history, span, span.upto(history.head.length)):
-            return turn.conversation, turn.position
+            return turn.place
     return None
 
 

@@ -27,6 +27,7 @@ from conversation_store.record.blocks import ABSENT, Block
 from conversation_store.record.codec import value_of
 from conversation_store.record.media import Media
 from conversation_store.record.turns import Splice, parts_of, role_of, splices_of
+from conversation_store.record.window import Window
 
 BUILDER: Final = 1
 """The builder of bodies: ``{"messages":[…],`` then the settings' bytes, then the overrides' new keys."""
@@ -79,12 +80,14 @@ class Settings:
         betas: Beta ids asked for, beside the client's.
         cache: Who sets cache breakpoints: ``auto`` or ``1h`` for this library, ``off`` or None for nobody else than
             the caller.
+        window: How much of the conversation is sent, None for all.
     """
 
     body: bytes = b"{}"
     version: str | None = None
     betas: tuple[str, ...] = ()
     cache: str | None = None
+    window: Window | None = None
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -101,12 +104,21 @@ class Settings:
             fields["betas"] = list(self.betas)
         if self.cache is not None:
             fields["cache"] = self.cache
+        if self.window is not None:
+            fields["window"] = self.window.fields()
         return fields
 
     @classmethod
     def read(cls, body: bytes, fields: Mapping[str, Any]) -> Settings:
         """Read settings from an entry's body and header fields."""
-        return cls(body, fields.get("version"), tuple(fields.get("betas", ())), fields.get("cache"))
+        window = fields.get("window")
+        return cls(
+            body,
+            fields.get("version"),
+            tuple(fields.get("betas", ())),
+            fields.get("cache"),
+            None if window is None else Window.read(window),
+        )
 
     def updated(self, changes: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
         """
@@ -114,7 +126,7 @@ class Settings:
 
         Args:
             changes: Parameters by name, any that the API has; ``betas`` and ``version`` go into headers, ``cache``
-                says who sets cache breakpoints.
+                says who sets cache breakpoints, ``window`` how much of the conversation is sent.
 
         Returns:
             The new settings, and the secrets that were taken out of them, by name.
@@ -143,6 +155,8 @@ class Settings:
                 if value not in (None, ABSENT, "auto", "1h", "off"):
                     raise ContentError(name, "is one of auto, 1h, off")
                 result = evolve(result, cache=None if value is ABSENT else value)
+            elif name == "window":
+                result = evolve(result, window=None if value is ABSENT or value is None else Window.read(value))
             elif value is ABSENT:
                 parts.pop(name, None)
             else:
@@ -651,9 +665,9 @@ class Messages:
         """Read the messages after the settled ones, once *extra* turns are added to them; as ``message`` does."""
         return [canonical.object_of(_skeleton(_message(group))) for group in _grouped(self._open, extra)]
 
-    def wires(self, extra: Sequence[Part] = ()) -> Iterator[bytes]:
-        """Give every message's bytes, once *extra* turns are added; strings kept as blobs are empty in them."""
-        yield from map(self._wire, range(len(self._closed)))
+    def wires(self, extra: Sequence[Part] = (), first: int = 0) -> Iterator[bytes]:
+        """Give the messages' bytes, *extra* turns among them, from *first* on; strings kept as blobs are empty."""
+        yield from map(self._wire, range(first, len(self._closed)))
         yield from (_skeleton(_message(group)) for group in _grouped(self._open, extra))
 
     def left_out(self, extra: Sequence[Part], markers: Sequence[Marker]) -> Iterator[tuple[int, Insert | bytes]]:

@@ -103,6 +103,8 @@ def _faults(connection: Connection, conversation: UUID) -> Iterator[Fault]:
 
 def _told(entry: Any, position: int) -> dict[str, object]:
     """Say what the conversation's row must tell after an entry; what is derived otherwise is in other tables."""
+    if entry.kind == "view" and b'"once"' in entry.header:  # for one request alone
+        return {}
     if entry.kind in {"view", "settings"}:
         return {f"{entry.kind}_position": position}
     if entry.kind != "labelled" or type(entry.body) is not bytes:

@@ -16,6 +16,7 @@ from conversation_store.record import canonical, splices
 from conversation_store.record.blocks import Block, Text
 from conversation_store.record.chain import Entry
 from conversation_store.record.codec import blocks_of
+from conversation_store.record.view import Place, View, spans
 
 
 class Origin(StrEnum):
@@ -103,6 +104,16 @@ class Turn:
     def text(self) -> str:
         """All words of the turn: its text blocks, joined."""
         return "".join(block.text for block in self.content if isinstance(block, Text))
+
+    @property
+    def place(self) -> Place:
+        """Whose log it stands in, and where."""
+        return self.conversation, self.position
+
+    @property
+    def stands_for(self) -> View | None:
+        """The turns in whose place a summary is sent, as spans; None for any other turn."""
+        return spans(fields_of(self.header)["stands_for"]) if b'"stands_for"' in self.header else None
 
     @property
     def reason(self) -> str | None:

@@ -12,6 +12,9 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
+Place: TypeAlias = tuple[UUID, int]
+"""A log, and a position in it."""
+
 WHOLE_EVERY: Final = 64
 """A view entry names the one it changes; every so many it is written whole, so that reading one is bounded."""
 
@@ -74,8 +77,7 @@ def _at(view: View, conversation: UUID, position: int) -> int:
 
 def closed(view: View, length: int) -> View:
     """End a view's open span with the last of the log's *length* entries."""
-    ended = (evolve(span, last=length - 1) if span.last is None else span for span in view)
-    return tuple(span for span in ended if span.first <= span.upto(length))
+    return _not_empty(tuple(evolve(span, last=length - 1) if span.last is None else span for span in view))
 
 
 def without(view: View, conversation: UUID, position: int) -> View:
@@ -87,7 +89,56 @@ def without(view: View, conversation: UUID, position: int) -> View:
     """
     n = _at(view, conversation, position)
     parts = (evolve(view[n], last=position - 1), evolve(view[n], first=position + 1))
-    return (*view[:n], *(part for part in parts if part.last is None or part.first <= part.last), *view[n + 1 :])
+    return (*view[:n], *_not_empty(parts), *view[n + 1 :])
+
+
+def common(one: View, other: View) -> View:
+    """Give the beginning that two views have in common, as far as their spans tell."""
+    shared: list[Span] = []
+    for a, b in zip(one, other, strict=False):
+        if a == b:
+            shared.append(a)
+            continue
+        ends = [span.last for span in (a, b) if span.last is not None]
+        if evolve(a, last=None) == evolve(b, last=None):
+            shared.append(evolve(a, last=min(ends)))
+        break
+    return tuple(shared)
+
+
+def with_thinking(view: View) -> View:
+    """Give a view of which no thinking is left out."""
+    return tuple(evolve(span, thinking=True) for span in view)
+
+
+def without_thinking(view: View) -> View:
+    """Give a view of which all thinking is left out."""
+    return tuple(evolve(span, thinking=False) for span in view)
+
+
+def gap(view: View, first: Place, last: Place) -> tuple[View, View]:
+    """
+    Leave a stretch of turns out of a view without an open span.
+
+    Args:
+        view: The view.
+        first: The log and position of the first turn that is left out.
+        last: Those of the last one.
+
+    Returns:
+        What stands before them, and what stands after them.
+
+    Raises:
+        LookupError: One of the two is in no span of the view.
+    """
+    a, b = _at(view, *first), _at(view, *last)
+    before = (*view[:a], evolve(view[a], last=first[1] - 1))
+    after = (evolve(view[b], first=last[1] + 1), *view[b + 1 :])
+    return _not_empty(before), _not_empty(after)
+
+
+def _not_empty(view: View) -> View:
+    return tuple(span for span in view if span.last is None or span.first <= span.last)
 
 
 def inserted(view: View, conversation: UUID, position: int, span: Span) -> View:
@@ -122,17 +173,21 @@ def fields(old: View, new: View, base: int, depth: int) -> dict[str, Any]:
     return {"base": base, "depth": depth + 1, "keep": keep, "then": written(new[keep:])}
 
 
-def written(spans: Sequence[Span]) -> list[list[Any]]:
+def written(view: View) -> list[list[Any]]:
     """Write spans as a header has them."""
     return [
-        [span.conversation.hex, span.first, span.last] + ([] if span.thinking else ["no thinking"]) for span in spans
+        [span.conversation.hex, span.first, span.last] + ([] if span.thinking else ["no thinking"]) for span in view
     ]
 
 
 def read(header: Mapping[str, Any], base: View) -> View:
     """Read the view that a ``view`` or ``opened`` entry's header tells; *base* is the one it builds upon."""
-    spans = [
+    return (*base[: header.get("keep", 0)], *spans(header["then"]))
+
+
+def spans(told: Sequence[Sequence[Any]]) -> View:
+    """Read spans as a header has them."""
+    return tuple(
         Span(UUID(hex=conversation), first, last, thinking="no thinking" not in more)
-        for conversation, first, last, *more in header["then"]
-    ]
-    return (*base[: header.get("keep", 0)], *spans)
+        for conversation, first, last, *more in told
+    )

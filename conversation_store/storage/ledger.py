@@ -29,6 +29,7 @@ from conversation_store.record import canonical
 from conversation_store.record.cost import LARGEST, Price, Totals, dollars
 from conversation_store.record.exchange import Exchange, State, Usage
 from conversation_store.storage.engine import Compiled
+from conversation_store.storage.log import LAST
 from conversation_store.storage.tables import conversation, conversation_key, month
 from conversation_store.storage.tables import conversation_exchange as table
 
@@ -48,7 +49,11 @@ _newest_try: Final = (
     .order_by(table.c.position.desc())
     .limit(1)
 )
-_all: Final = select(table).where(_of).order_by(table.c.position)
+_span: Final = (
+    select(table)
+    .where(_of, table.c.position >= bindparam("first"), table.c.position <= bindparam("last"))
+    .order_by(table.c.position)
+)
 _newest: Final = select(table).where(_of).order_by(table.c.position.desc()).limit(1)
 
 
@@ -148,9 +153,10 @@ def read(connection: Connection, of: UUID, position: int) -> Exchange | None:
     return None if row is None else _exchange(row)
 
 
-def read_all(connection: Connection, of: UUID) -> list[Exchange]:
-    """Read every exchange of a conversation, oldest first."""
-    return [_exchange(row) for row in connection.execute(_all, {"of": of.bytes})]
+def read_all(connection: Connection, of: UUID, first: int = 0, last: int = LAST) -> list[Exchange]:
+    """Read the exchanges of a conversation whose requests stand from *first* to *last*, oldest first."""
+    found = connection.execute(_span, {"of": of.bytes, "first": first, "last": last})
+    return [_exchange(row) for row in found]
 
 
 def newest(connection: Connection, of: UUID) -> Exchange | None:

@@ -28,6 +28,7 @@ FLOORS: Final = (
         "tokens",
         "tools",
         "views",
+        "windows",
         "transfer",
         "audit",
         "migrations",
