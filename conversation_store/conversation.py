@@ -17,7 +17,7 @@ from uuid import UUID
 
 from attrs import evolve
 
-from conversation_store import exchanges, history, pending, preflight, tokens, tools, transfer, views
+from conversation_store import compaction, exchanges, history, pending, preflight, tokens, tools, transfer, views
 from conversation_store.api.client import Client
 from conversation_store.api.request import Request
 from conversation_store.api.rules import Finding
@@ -61,6 +61,7 @@ from conversation_store.views import Branch, Divergence
 
 Recovery: TypeAlias = Literal["resend", "keep_partial", "give_up"]
 OnUnknown: TypeAlias = Literal["raise", "resend"]
+Summariser: TypeAlias = Literal["model", "api"]
 OnRejected: TypeAlias = Literal["set_aside", "keep"]
 
 LEASE_MARGIN: Final = 30.0
@@ -148,11 +149,7 @@ class Conversation:
         known = self._history
         if known.head.token == NO_TOKEN:
             return None
-        exchange = known.exchange(known.head.pending_position)
-        with known.database.read() as connection:
-            prefill = history.prefill_of(connection, self.id, exchange.position)
-        kept = history.keeps_rejected(known.entry(exchange.position))
-        return Pending(known, exchange, prefill=prefill, on_rejected="keep" if kept else "set_aside")
+        return Pending.recorded(known, known.exchange(known.head.pending_position))
 
     def refresh(self) -> Conversation:
         """
@@ -783,11 +780,57 @@ class Conversation:
         """
         Let a turn that was set aside stand in what is sent again, where it stood.
 
+        Given a summary that ``compact`` made, the turns in whose place it stands are sent again, and it is not. So it
+        is with an answer that begins with the API's compaction: what it answers is to be asked anew.
+
         Raises:
             ContentError: It is there already, or is none of this conversation's.
             ConflictError, BusyError: As ``user``.
         """
         views.bring_back(self._history, turn)
+
+    def compact(
+        self,
+        *summary: Content,
+        by: Summariser = "model",
+        keep_last: int = 0,
+        instructions: str | None = None,
+        **overrides: Any,
+    ) -> Turn:
+        """
+        Let a summary be sent in the place of older turns; ``bring_back`` undoes it.
+
+        Args:
+            summary: The caller's own summary, as for ``user``: nobody is asked then.
+            by: Who writes it where the caller does not: ``model`` asks for it in words, an exchange of its own that
+                is part of no view; ``api`` uses the API's own compaction, whose block goes along with every later
+                request. Both are recorded, and a crash between asking and answer loses nothing.
+            keep_last: Exchanges at the end that stay as they are. What is not answered yet stays besides.
+            instructions: What to ask for, in place of the library's own words (``model``) or of the API's (``api``).
+            overrides: Settings for that exchange alone: another ``model``, ``max_tokens`` …
+
+        Returns:
+            The turn that is sent now: of origin ``summary``, or the model's with the compaction block.
+
+        Raises:
+            ContentError: There is nothing to summarise, a call waits for its result, or *summary* is no content.
+            UnfitReplyError: The answer is no summary (cut off, refused, empty); what is sent stays as it was.
+            As ``send``.
+        """
+        if by not in {"model", "api"}:
+            raise ContentError("by", "is one of model, api")
+        self.refresh()
+        known = self._history
+        if summary:
+            if instructions is not None or overrides:
+                raise ContentError("summary", "is the caller's: nobody is given instructions or settings")
+            return compaction.by_caller(known, summary, keep_last)
+        client = self._client()
+        known.refuse_busy()
+        sending = self._sending(client, on_rejected="keep")
+        begin = compaction.by_model if by == "model" else compaction.by_api
+        begun = begin(known, sending.terms, keep_last, instructions, overrides)
+        return compaction.made(known, sending.answer(begun, client))
 
     def tree(self) -> Branch:
         """Give the conversation all this came from and its forks, each with the turn at which it branched off."""

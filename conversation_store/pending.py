@@ -33,18 +33,24 @@ from conversation_store.errors import (
 from conversation_store.history import History, Uses, fields_for, turn_draft
 from conversation_store.outcomes import Answer
 from conversation_store.preflight import Planned, Said
-from conversation_store.record import canonical, chain, view
+from conversation_store.record import canonical, chain, codec, view
+from conversation_store.record.blocks import Text
 from conversation_store.record.chain import Entry, draft
 from conversation_store.record.exchange import Attempt, Exchange, State
 from conversation_store.record.reply import Reply
 from conversation_store.record.splices import Parted
 from conversation_store.record.turns import Origin, fields_of
-from conversation_store.record.view import View
+from conversation_store.record.view import Span, View
 from conversation_store.storage import blobs, identity, journal, ledger
 from conversation_store.storage.blobs import Blob
 from conversation_store.storage.log import Commit
 from conversation_store.storage.tables import NO_TOKEN
 from conversation_store.windows import Shown
+
+SUMMARY: Final = "What was said before, in summary:\n\n"
+"""Stands before a summary that the model wrote, in the user's message that is sent in the place of what it is about."""
+
+_CUT: Final = frozenset({"max_tokens", "model_context_window_exceeded", "pause_turn"})
 
 logger: Final = logging.getLogger("conversation_store")
 
@@ -67,6 +73,37 @@ class Terms:
     on_rejected: Literal["set_aside", "keep"] = "set_aside"
 
 
+@frozen
+class Compacting:
+    """
+    What becomes of the view once a summary has come.
+
+    Attributes:
+        by: Whose summary it is: words that the ``model`` writes, or a compaction block of the ``api``.
+        summarised: The turns it stands for; the view begins with them.
+        kept: What stands after them; not known any more once the exchange has begun.
+    """
+
+    by: str
+    summarised: View
+    kept: View = ()
+
+    @classmethod
+    def read(cls, fields: Mapping[str, Any]) -> Compacting | None:
+        """Read it from the header of a ``request`` entry; None where that asks for no summary."""
+        told = fields.get("compacts")
+        return None if told is None else cls(told["by"], view.spans(told["spans"]))
+
+    def fields(self) -> dict[str, Any]:
+        """Write it as a header has it."""
+        return {"by": self.by, "spans": view.written(self.summarised)}
+
+
+def summary_fields(summarised: View) -> dict[str, Any]:
+    """Write the header of a summary: whose it is, and which turns it stands for."""
+    return {"origin": Origin.SUMMARY.value, "stands_for": view.written(summarised)}
+
+
 class Pending:
     """
     An exchange that has begun and has no outcome yet.
@@ -84,10 +121,13 @@ class Pending:
         known: History,
         exchange: Exchange,
         request: Request | None = None,
+        *,
         prefill: Any = None,
         on_rejected: Literal["set_aside", "keep"] = "set_aside",
+        compacting: Compacting | None = None,
     ) -> None:
         self._history = known
+        self._compacting = compacting
         self._request = request
         self._prefill = prefill
         self._on_rejected = on_rejected
@@ -96,6 +136,18 @@ class Pending:
         self._ending: _Ending | None = None
         self.exchange = exchange
         self.reply: Reply | None = None
+
+    @classmethod
+    def recorded(cls, known: History, exchange: Exchange) -> Pending:
+        """Take an exchange that was begun elsewhere in hand, as its request tells it."""
+        request = known.entry(exchange.position)
+        fields = fields_of(request.header)
+        with known.database.read() as connection:
+            prefill = history.prefill_of(connection, known.id, exchange.position)
+        kept = history.keeps_rejected(request)
+        compacting = Compacting.read(fields)
+        on_rejected: Literal["set_aside", "keep"] = "keep" if kept else "set_aside"
+        return cls(known, exchange, prefill=prefill, on_rejected=on_rejected, compacting=compacting)
 
     def __repr__(self) -> str:
         return f"<Pending exchange {self.exchange.position} of {self._history.id}>"
@@ -234,15 +286,50 @@ class Pending:
                 self.exchange, state, body, at=at, salt=identity.new_salt(), answer=read, raw_use=raw_use
             )
         ]
+        summary = None
         if turn_body is not None:
             marks: Mapping[str, Any] = {name: fields[name] for name in ("ours", "omit") if name in fields}
             kept = known.detached(turn_body, at, received=True, marks=marks)
             uses[1] = kept.blobs
+            stood_for = self._stood_for(read)
+            if stood_for is not None:
+                fields["stands_for"] = view.written(stood_for)
             drafts.append(turn_draft({**fields, "request": self.exchange.position}, kept, at))
+            summary = self._summary(read, at) if stood_for is None else None
         ended = outcomes.concluded(
             self.exchange, read, state=state, attempts=attempts, billed=False, at=at, price=price
         )
-        return _Ending(drafts=drafts, exchange=ended, answer=read, uses=uses, late=taken.message)
+        return _Ending(drafts=drafts, exchange=ended, answer=read, uses=uses, late=taken.message, summary=summary)
+
+    def _stood_for(self, answer: Answer) -> View | None:
+        """
+        Say which turns an answer stands for that begins with a compaction of the API's; None for any other.
+
+        One that came by itself stands for all that was sent: the API reads nothing that is before it any more.
+
+        Source: Messages API documentation, Compaction, 2026-10.
+        """
+        first = answer.blocks[0] if answer.blocks else {}
+        if first.get("type") != "compaction" or not isinstance(first.get("content"), str) or 0 in answer.incomplete:
+            return None
+        if self._compacting is not None:
+            return self._compacting.summarised
+        known = self._history
+        asked = fields_of(known.entry(self.exchange.position).header)
+        if history.shown_once(known.entry(asked["view"])) is not None:
+            return None  # it was shown a part of the view, and does not stand for the rest
+        return view.closed(known.view[0], known.head.length)
+
+    def _summary(self, answer: Answer, at: int) -> Entry | None:
+        """Write the turn that is sent in the place of what an answer summarises; None where it is no summary."""
+        if self._compacting is None or self._compacting.by != "model" or answer.text_field("stop_reason") in _CUT:
+            return None
+        words = "".join(block.text for block in codec.blocks_of(answer.blocks) if isinstance(block, Text)).strip()
+        if not words:
+            return None
+        kept = self._history.detached(codec.wire("user", (SUMMARY + words,)), at)
+        about = {"reason": f"written by the model in exchange {self.exchange.position}"}
+        return turn_draft(summary_fields(self._compacting.summarised), kept, at, about)
 
     def _tools(self) -> object:
         """Read the tools of the request; none where they cannot be read any more."""
@@ -261,7 +348,7 @@ class Pending:
         known = self._history
         while True:
             if ending.commit is not None and known.was_written(ending.commit):
-                if ending.shown is not None:
+                if ending.shown is not None or ending.changes_view:
                     known.forget_view()  # nobody knows whether it was shown
                 return
             if known.head.token != self.token:
@@ -280,6 +367,8 @@ class Pending:
                 continue
             if ending.shown is not None:
                 known.show(*ending.shown)
+            elif ending.changes_view:
+                known.forget_view()
             logger.debug("conversation %s: exchange %d %s", known.id, self.exchange.position, ending.exchange.state)
             return
 
@@ -294,6 +383,11 @@ class Pending:
         known = self._history
         drafts = list(ending.drafts)
         view_draft = None
+        compacted = self._compacted(ending)
+        if compacted is not None:
+            more, change = compacted
+            view_draft = len(drafts) + len(more)
+            drafts += [*more, draft("view", at=drafts[0].at, salt=identity.new_salt(), fields=change)]
         rejected = ending.exchange.state in {State.REJECTED, State.REFUSED}
         if rejected and self._on_rejected == "set_aside":
             view_draft = len(drafts)
@@ -305,6 +399,32 @@ class Pending:
         ending.exchange = evolve(ending.exchange, turn=None if made is None else made.position)
         ending.commit = commit
         return commit
+
+    def _compacted(self, ending: _Ending) -> tuple[list[Entry], dict[str, Any]] | None:
+        """Write the view after a summary, and the summary where the model wrote it; None where the view stays."""
+        known = self._history
+        turn = next((n for n, entry in enumerate(ending.drafts) if entry.kind == "turn"), None)
+        if turn is None:
+            return None
+        told = fields_of(ending.drafts[turn].header).get("stands_for")
+        stood_for = None if told is None else view.spans(told)
+        summarised = stood_for if self._compacting is None else self._compacting.summarised
+        if summarised is None:
+            return None
+        now, depth = known.view
+        before = view.closed(now, known.head.length)
+        more: list[Entry] = []
+        new = before  # an answer that is no summary is part of no view
+        if before[: len(summarised)] == summarised and (stood_for is not None or ending.summary is not None):
+            rest = before[len(summarised) :]
+            position = known.head.length + turn
+            if stood_for is None and ending.summary is not None:
+                position, rest = known.head.length + len(ending.drafts), view.without_thinking(rest)
+                more = [ending.summary]
+            new = (Span(known.id, position, position), *rest)
+        after = view.reopened(new, known.id, known.head.length + len(ending.drafts) + len(more))
+        ending.changes_view = True
+        return more, view.fields(now, after, known.head.view_position, depth)
 
     def _set_aside(self) -> tuple[dict[str, Any], tuple[tuple[View, int], int]]:
         """Leave everything after the last answered turn out of the view, and go on after the request."""
@@ -339,6 +459,8 @@ class _Ending:
         answer: The answer; an empty one for a fault.
         uses: The blobs of the drafts, by index.
         late: What came, as JSON, should it come too late.
+        summary: The turn that is sent in the place of others from now on; None for none.
+        changes_view: Whether another view is told than what is known here.
         commit: The append, once its place is known.
         turn_entry: The model's turn in its place.
         shown: The view from then on, its depth, and how many messages stay in it; None where it stays.
@@ -349,6 +471,8 @@ class _Ending:
     answer: Answer
     late: bytes
     uses: Uses = field(factory=dict)
+    summary: Entry | None = None
+    changes_view: bool = False
     commit: Commit | None = None
     turn_entry: Entry | None = None
     shown: tuple[tuple[View, int], int] | None = None
@@ -366,6 +490,7 @@ def begin(
     continues: int | None = None,
     retry_of: int | None = None,
     reason: str | None = None,
+    compacting: Compacting | None = None,
 ) -> Pending:
     """
     Write the beginning of an exchange: its turn, its prefill, its request, token and lease.
@@ -378,6 +503,7 @@ def begin(
         continues: The exchange whose paused answer this one goes on with.
         retry_of: The exchange whose broken answer this one goes on with.
         reason: Why a turn that is synthetic was made.
+        compacting: What is to become of the view, where a summary is asked for.
 
     Raises:
         ConflictError, BusyError: Another worker is at it; nothing was written.
@@ -404,6 +530,11 @@ def begin(
     if moved is not None and moved.once:
         fields["view"] = known.head.length
     view_draft = 0 if moved is not None and not moved.once else None
+    if compacting is not None:
+        # What asks for the summary is part of no view but its own.
+        view_draft = len(drafts)
+        drafts.append(_apart(known, (*compacting.summarised, *compacting.kept), len(drafts), at))
+        fields["compacts"] = compacting.fields()
     beginning = _Beginning(
         drafts=drafts, uses=uses, fields=fields, at=at, key=key, view=view_draft, moved=moved, retry_of=retry_of
     )
@@ -431,6 +562,14 @@ def _moved(known: History, shown: Shown | None, at: int) -> _Moved | None:
         marks["window"] = shown.window.fields()
     entry = draft("view", at=at, salt=identity.new_salt(), fields={**change, **marks})
     return _Moved(entry, (new, change.get("depth", 0)), shown.once)
+
+
+def _apart(known: History, spans: View, offset: int, at: int) -> Entry:
+    """Write the view that leaves out what begins an exchange, as its entry *offset*; it goes on after that."""
+    now, depth = known.view
+    new = view.reopened(spans, known.id, known.head.length + offset + 1)
+    change = view.fields(now, new, known.head.view_position, depth)
+    return draft("view", at=at, salt=identity.new_salt(), fields=change)
 
 
 def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Terms, *, stream: bool = False) -> Pending:
@@ -461,6 +600,8 @@ def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Term
     shown_once = history.shown_once(known.entry(fields["view"]))
     if shown_once is not None:
         new_fields["view"] = fields["view"]
+    if "compacts" in fields:
+        new_fields["compacts"] = fields["compacts"]
     base = fields["view"] if shown_once is None else shown_once
     rejected = old.state in {State.REJECTED, State.REFUSED}
     if rejected and (change := _brought_back(known, old, base, fields["last"])) is not None:
@@ -502,10 +643,7 @@ def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Term
         retry_of=old.position if old.retry_of is None else old.retry_of,
         superseded=evolve(old, state=State.UNKNOWN) if old.state in {State.PENDING, State.UNKNOWN} else None,
     )
-    pending = _begun(known, planned, terms, beginning)
-    if view_draft is not None:
-        known.forget_view()
-    return pending
+    return _begun(known, planned, terms, beginning)
 
 
 @define(kw_only=True)
@@ -600,7 +738,10 @@ def _begun(known: History, planned: Planned, terms: Terms, beginning: _Beginning
             known.adopt(moved.view, shown.messages, shown.outline)
         known.write(work, commit, beginning.uses)
         logger.debug("conversation %s: exchange %d begun, %d bytes", known.id, exchange.position, request.length)
-        return Pending(known, exchange, request, planned.prefill, terms.on_rejected)
+        if beginning.view is not None and (moved is None or moved.once):
+            known.forget_view()
+        told: dict[str, Any] = {"prefill": planned.prefill, "on_rejected": terms.on_rejected}
+        return Pending(known, exchange, request, **told, compacting=Compacting.read(fields))
     except LeaseLostError:
         # It was never ours: of two that found the same lost exchange, the other was first.
         known.refresh()
@@ -682,10 +823,7 @@ def settled(known: History, lost: Exchange, *, resend: bool = False, keep: bool 
     message, read = decode_all(data)
     try:
         if message is not None or outcomes.is_message(data):
-            with known.database.read() as connection:
-                prefill = history.prefill_of(connection, known.id, lost.position)
-            kept = history.keeps_rejected(known.entry(lost.position))
-            pending = Pending(known, lost, prefill=prefill, on_rejected="keep" if kept else "set_aside")
+            pending = Pending.recorded(known, lost)
             if message is None:
                 pending.finish(data)
             else:

@@ -200,7 +200,7 @@ def set_aside(history: History, place: Place) -> list[Turn]:
 
 def bring_back(history: History, which: Turn) -> None:
     """
-    Let a turn that was set aside stand in the view again, where it stood.
+    Let a turn that was set aside stand in the view again, where it stood; or those in whose place a summary stands.
 
     Raises:
         ContentError: It is in the view, or is no turn of a log that the view shows.
@@ -209,6 +209,9 @@ def bring_back(history: History, which: Turn) -> None:
     spans = now(history)
     place = which.place
     if any(span.holds(*place) for span in spans):
+        if which.stands_for is not None:
+            change(history, tuple(each for part in _around(spans, which) for each in part))
+            return
         raise ContentError("turn", f"turn {which.position} is in the view")
     own = Span(*place, place[1])
     before = [n for n, span in enumerate(spans) if span.conversation == place[0] and span.upto(0) < place[1]]
@@ -217,6 +220,12 @@ def bring_back(history: History, which: Turn) -> None:
         raise ContentError("turn", f"turn {which.position} is of another conversation")
     n = before[-1] + 1 if before else after[0] if after else len(spans)
     change(history, (*spans[:n], own, *spans[n:]))
+
+
+def _around(spans: View, summary: Turn) -> tuple[View, View, View]:
+    """Take a summary out of a view, and put what it stands for in its place."""
+    before, after = view.gap(spans, summary.place, summary.place)
+    return before, summary.stands_for or (), after
 
 
 def read_turn(history: History, place: Place) -> Turn:

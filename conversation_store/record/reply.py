@@ -71,6 +71,17 @@ class Reply:
         turns = [each.turn for each in (*self.before, self) if each.turn is not None]
         return tuple(block for turn in turns for block in turn.content if isinstance(block, ToolUse))
 
+    @property
+    def applied_edits(self) -> tuple[Mapping[str, Any], ...]:
+        """
+        What the server left out of its own copy of the history, and how much (``context_management``).
+
+        Source: Messages API documentation, Context editing, 2026-10.
+        """
+        told = self.fields.get("context_management")
+        edits = told.get("applied_edits") if isinstance(told, Mapping) else None
+        return tuple(each for each in edits if isinstance(each, Mapping)) if isinstance(edits, list) else ()
+
     def json(self) -> JSON:
         """
         Read the words as JSON, for ``output_config.format``.

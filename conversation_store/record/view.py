@@ -141,6 +141,19 @@ def _not_empty(view: View) -> View:
     return tuple(span for span in view if span.last is None or span.first <= span.last)
 
 
+def parted(view: View, place: Place) -> tuple[View, View]:
+    """
+    Part a view without an open span after the turn at a place.
+
+    Raises:
+        LookupError: The turn is in no span of the view.
+    """
+    n = _at(view, *place)
+    return (*view[:n], evolve(view[n], last=place[1])), _not_empty(
+        (evolve(view[n], first=place[1] + 1), *view[n + 1 :])
+    )
+
+
 def inserted(view: View, conversation: UUID, position: int, span: Span) -> View:
     """
     Put a span into a view, after the turn at a place.

@@ -33,7 +33,7 @@ FLOORS: Final = (
         "audit",
         "migrations",
     },
-    {"mending", "pending", "sending", "streaming", "conversation"},
+    {"compaction", "mending", "pending", "sending", "streaming", "conversation"},
     {"store"},
     {"aio", "cli", "viewer", "testing", "integrations"},
     {PACKAGE},  # the package itself offers names of all the rooms
