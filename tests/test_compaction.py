@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from conversation_store import Client, Conversation, Origin, Store, Window
 from conversation_store.api.retry import Clock
-from conversation_store.compaction import BETA, REQUEST
+from conversation_store.compaction import BETA, REQUEST, by_model, parts
 from conversation_store.errors import BadRequestError, BusyError, ContentError, StatusError, UnfitReplyError
 from conversation_store.pending import SUMMARY
 from conversation_store.record import canonical
@@ -252,9 +252,9 @@ def test_what_is_said_after_a_failure_stays_after_the_summary(
 def test_nothing_to_summarise(store: Store, api: MessagesAPI) -> None:
     """Said before anything is written or asked."""
     chat = store.open("telegram:42", **SETTINGS, tools=TOOLS)
-    for call in (chat.compact, lambda: chat.compact("so far"), lambda: chat.compact(by="api")):
+    for summary, by in ((), "model"), (("so far",), "model"), ((), "api"):
         with pytest.raises(ContentError, match="nothing is left"):
-            call()
+            chat.compact(*summary, by=by)  # type: ignore[arg-type]
     chat.user("one")
     with pytest.raises(ContentError, match="nothing is left"):
         chat.compact()
@@ -291,9 +291,7 @@ def test_a_worker_that_dies_between_asking_and_answer(
     with Store(database_url, client=client) as elsewhere:
         other = elsewhere.get(chat.id)
         sending = other._sending(client)
-        from conversation_store import compaction  # noqa: PLC0415 - its beginning alone, as a worker that dies has it
-
-        compaction.by_model(other._history, sending.terms, 1, None, {})
+        by_model(other._history, sending.terms, 1, None, {})
     with pytest.raises(BusyError):
         chat.send("four")
     expire(store, chat)
@@ -307,12 +305,12 @@ def test_a_worker_that_dies_between_asking_and_answer(
 
 def test_an_answer_given_by_hand_compacts_too(store: Store, chat: Conversation, client: Client) -> None:
     """What becomes of the view is in the request, not in the process that began it."""
-    from conversation_store import compaction  # noqa: PLC0415 - as above
-
-    compaction.by_model(chat._history, chat._sending(client).terms, 0, None, {})
+    by_model(chat._history, chat._sending(client).terms, 0, None, {})
     taken = store.get(chat.id).pending
     assert taken is not None
-    taken.finish({"role": "assistant", "content": [{"type": "text", "text": "They counted."}], "stop_reason": "end_turn", "type": "message", "id": "msg_1", "model": "claude-sonnet-5-5", "usage": {"input_tokens": 1, "output_tokens": 1}})  # fmt: skip
+    words = {"type": "text", "text": "They counted."}
+    told = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-sonnet-5-5", "content": [words]}
+    taken.finish({**told, "stop_reason": "end_turn", "usage": {"input_tokens": 1, "output_tokens": 1}})
     chat.refresh()
     assert texts(chat) == [SUMMARY + "They counted."]
 
@@ -362,15 +360,16 @@ def test_bringing_back_undoes_it(store: Store, api: MessagesAPI, seed: int) -> N
     for n in range(rng.randrange(3, 14)):
         match rng.randrange(6):
             case 0 if n > 2:
-                by = rng.choice(["model", "api", "caller"])
-                api.answer(Answer.compaction(f"so far {n}") if by == "api" else f"so far {n}") if by != "caller" else 0
+                by, keep = rng.choice(["model", "api", "caller"]), rng.randrange(3)
                 try:
-                    given_ = (f"so far {n}",) if by == "caller" else ()
-                    keep = rng.randrange(3)
-                    made.append(chat.compact(*given_, by="api" if by == "api" else "model", keep_last=keep))
+                    parts(chat._history, keep)
                 except ContentError:
-                    api.reset() if hasattr(api, "reset") else None
-                    break
+                    continue
+                if by == "caller":
+                    made.append(chat.compact(f"so far {n}", keep_last=keep))
+                else:
+                    api.answer(Answer.compaction(f"so far {n}") if by == "api" else f"so far {n}")
+                    made.append(chat.compact(by="api" if by == "api" else "model", keep_last=keep))
             case 1:
                 api.answer(Answer([{"type": "tool_use", "id": f"toolu_{n}", "name": "look", "input": {}}]), "Seen.")
                 start = len(chat.turns)
