@@ -17,7 +17,7 @@ import pytest
 from attrs import Factory, asdict, define
 from sqlalchemy import event
 
-from conversation_store import Conversation, Store
+from conversation_store import Conversation, Store, Window
 from tests.benchmarks import histories
 from tests.benchmarks.conftest import Place
 
@@ -122,6 +122,12 @@ def exchange(chat: Conversation) -> None:
     histories.ask(chat)
 
 
+def within_a_window(chat: Conversation) -> None:
+    """Begin and finish an exchange where a window has to be looked at, and does not move."""
+    chat.update(window=Window(max_tokens=1_000_000_000))
+    histories.ask(chat)
+
+
 def next_body(chat: Conversation) -> None:
     """Append a turn, and build the next request's body and digest."""
     histories.say(chat)
@@ -186,7 +192,7 @@ def cost(folder: Path, turns: int, work: Callable[[Conversation], None]) -> Coun
         return counts
 
 
-@pytest.mark.parametrize("work", [append, exchange, next_body, body_after_an_answer, seen_by_another])
+@pytest.mark.parametrize("work", [append, exchange, within_a_window, next_body, body_after_an_answer, seen_by_another])
 def test_a_long_history_changes_no_count(memory: Place, work: Callable[[Conversation], None]) -> None:
     """An open conversation asks the same of its database, statement by statement, at 10 turns and at 2,000."""
     assert asdict(cost(memory.folder, LONG, work)) == asdict(cost(memory.folder, SHORT, work))
