@@ -304,6 +304,7 @@ class Views(RuleBasedStateMachine):
         super().__init__()
         self.model: dict[UUID, list[tuple[UUID, int, str]]] = {}
         self.gone: dict[UUID, list[Turn]] = {}
+        self.summed: dict[tuple[UUID, int], tuple[Turn, list[tuple[UUID, int, str]]]] = {}
         self.open: dict[UUID, Conversation] = {}
         self.numbers = count()
 
@@ -388,6 +389,32 @@ class Views(RuleBasedStateMachine):
             ]
             at = before[-1] + 1 if before else after[0] if after else len(turns)
             turns.insert(at, (turn.conversation, turn.position, turn.text))
+
+    @rule(data=st.data(), keep=st.integers(0, 2))
+    def compact(self, data: st.DataObject, keep: int) -> None:
+        """Let a summary stand for all turns but the last ones; here each is an exchange, the last one unanswered."""
+        chat = self._pick(data)
+        turns = self.model[chat.id]
+        end = len(turns) - keep - 1
+        if end < 1 or (end == 1 and turns[0][:2] in self.summed):
+            with pytest.raises(ContentError, match="nothing is left"):
+                chat.compact("so far", keep_last=keep)
+            return
+        turn = chat.compact(f"so far {next(self.numbers)}", keep_last=keep)
+        self.summed[turn.place] = (turn, turns[:end])
+        turns[:end] = [(*turn.place, turn.text)]
+
+    @rule(data=st.data())
+    def undo(self, data: st.DataObject) -> None:
+        """Let the turns that a summary stands for be sent again."""
+        chat = self._pick(data)
+        turns = self.model[chat.id]
+        shown = [n for n, turn in enumerate(turns) if turn[:2] in self.summed]
+        if shown:
+            n = data.draw(st.sampled_from(shown))
+            turn, before = self.summed[turns[n][:2]]
+            chat.bring_back(turn)
+            turns[n : n + 1] = before
 
     @rule(data=st.data())
     def resume(self, data: st.DataObject) -> None:
