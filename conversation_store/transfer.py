@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 
 from conversation_store import outcomes
 from conversation_store.api import request as requests
-from conversation_store.api.request import Request
+from conversation_store.api.request import Part, Request, joined
 from conversation_store.audit.verify import columns, named, part_faults
 from conversation_store.errors import BusyError, CodecError, ContentError, LineError, NotFoundError, TransferError
 from conversation_store.formats import html, jsonl, markdown, messages
@@ -135,10 +135,14 @@ class Export(Iterator[bytes]):
 
     Attributes:
         lost: What the form has no place for, and how often it was left out; known once all was read.
+        betas: What goes into the header of the call that makes a batch of it; empty for the other forms.
     """
 
-    def __init__(self, pieces: Iterator[bytes], lost: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, pieces: Iterator[bytes], lost: Mapping[str, int] | None = None, betas: Sequence[str] = ()
+    ) -> None:
         self._pieces = pieces
+        self.betas = tuple(betas)
         self.lost: Mapping[str, int] = {} if lost is None else lost
 
     def __next__(self) -> bytes:
@@ -163,10 +167,9 @@ def export(history: History, form: Form, custom_id: str | None = None) -> Export
     if form == "jsonl":
         return Export(lines(history.database, history.kept.scope, [history.id]))
     if form == "messages":
-        request = history.messages.request([], b"{}", version="", betas=(), secrets={})
-        return Export(messages.array(_told(request)))
+        return Export(messages.array(_wires(history)))
     if form == "batch":
-        return Export(_batch(history, custom_id))
+        return _batch(history, custom_id)
     turns = turns_of(history)
     if form == "openai":
         lost: dict[str, int] = {}
@@ -178,9 +181,17 @@ def export(history: History, form: Form, custom_id: str | None = None) -> Export
     return Export((markdown if form == "markdown" else html).written(cover, turns))
 
 
-def _batch(history: History, custom_id: str | None) -> Iterator[bytes]:
+def _wires(history: History) -> Iterator[bytes]:
+    """Give the messages of the view, a page of its turns in memory at a time."""
+    parts = (Part(b'"gather":true' in turn.header, turn.role, (turn.wire,)) for turn in turns_of(history))
+    for pieces in joined(parts):
+        yield b"".join(piece for piece in pieces if isinstance(piece, bytes))
+
+
+def _batch(history: History, custom_id: str | None) -> Export:
     planned = plan(history, Said(overrides={}, sending=False))
-    request = history.messages.request(
+    shown = history.messages if planned.shown is None else planned.shown.messages
+    request = shown.request(
         [],
         messages.batch_settings(planned.settings),
         version=planned.request.version,
@@ -189,7 +200,7 @@ def _batch(history: History, custom_id: str | None) -> Iterator[bytes]:
         markers=planned.markers,
     )
     name = f"{history.id.hex}-{history.head.length}" if custom_id is None else custom_id
-    return messages.batch(name, _told(request))
+    return Export(messages.batch(name, _told(request)), betas=request.betas)
 
 
 def _told(request: Request) -> Iterator[bytes]:

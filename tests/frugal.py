@@ -72,5 +72,18 @@ def main(work: str, database: str, api: str, pictures: str) -> None:
     print(json.dumps(told))  # noqa: T201
 
 
+def export(database: str, form: str, path: str) -> None:
+    """Write a conversation or a store in a form, or load what was written; tell the most memory that took."""
+    with Store(database) as store:
+        if form == "load":
+            with Path(path).open("rb") as lines:
+                store.load(lines)
+        else:
+            with Path(path).open("wb") as file:
+                file.writelines(store.export() if form == "store" else store.get(KEY).export(form))  # type: ignore[arg-type]
+    print(held("VmHWM"))  # noqa: T201
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    arguments = sys.argv[1:]
+    export(*arguments[1:]) if arguments[0] == "export" else main(*arguments)

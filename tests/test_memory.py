@@ -59,3 +59,35 @@ def test_thirty_megabytes_of_pictures_need_little_memory(database_url: str, tmp_
     assert 29_500_000 < len(api.bodies[-1]) < 31_500_000
     assert api.bodies[-1].count(b'"type":"image"') == PICTURES
     assert told["most"] - told["before"] < MOST
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the kernel here tells no peak of memory")
+def test_a_gigabyte_is_exported_in_a_hundred_megabytes(tmp_path: Path) -> None:
+    """One conversation of words and pictures, in every form that has no limit of its own, and loaded again."""
+    url = f"sqlite:///{tmp_path / 'big.db'}"
+    words = "Many words that are said. " * 2_000
+    with Store(url, durability="normal") as store:
+        chat = store.open(frugal.KEY, **frugal.SETTINGS)
+        for n in range(400):
+            roles = ("user", "assistant") * 12
+            chat.append(*({"role": role, "content": f"{n} {m} {words}"} for m, role in enumerate(roles)))
+            chat.user(Image.from_bytes(pictures.png(colour=(n % 256, n // 256, 2), padding=1_200_000)))
+        head = chat.head
+    assert (tmp_path / "big.db").stat().st_size > 900_000_000
+    for form in ("store", "jsonl", "messages", "markdown", "html", "openai"):
+        assert exported(url, form, tmp_path / form) < 100_000_000, form
+        assert (tmp_path / form).stat().st_size > 450_000_000
+        if form != "store":
+            (tmp_path / form).unlink()
+    elsewhere = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    assert exported(elsewhere, "load", tmp_path / "store") < 100_000_000
+    with Store(elsewhere) as store:
+        assert store.get(frugal.KEY).head == head
+
+
+def exported(url: str, form: str, path: Path) -> int:
+    """Export in a fresh process, and tell the most memory it had."""
+    command = [sys.executable, "-W", "error", "-m", "tests.frugal", "export", url, form, str(path)]
+    return int(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)

@@ -860,6 +860,18 @@ def _grouped(open_: Sequence[Part], extra: Sequence[Part]) -> list[list[Part]]:
     return groups
 
 
+def joined(parts: Iterable[Part]) -> Iterator[list[Piece]]:
+    """Write the messages that turns make, one after the other, as soon as no more turns can join one."""
+    open_: list[Part] = []
+    for part in parts:
+        if open_ and not _joins(open_, part):
+            yield _message(open_)
+            open_ = []
+        open_.append(part)
+    if open_:
+        yield _message(open_)
+
+
 def _message(parts: Sequence[Part]) -> list[Piece]:
     """Write one message of its turns: results first, then the rest, each in the order given."""
     if len(parts) == 1:

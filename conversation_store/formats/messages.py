@@ -26,7 +26,6 @@ from conversation_store.record.blocks import (
 from conversation_store.record.codec import ROLES, blocks_of
 from conversation_store.record.turns import Turn
 
-_BEGINNING: Final = b'{"messages":'
 _custom_id: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 NOT_IN_BATCHES: Final = frozenset({"stream", "speed", "fallbacks", "fallback_credit_token", "thread"})
@@ -37,16 +36,14 @@ Source: Messages API documentation, Batch processing, 2026-10.
 """
 
 
-def array(body: Iterable[bytes]) -> Iterator[bytes]:
-    """Take the array of messages out of a body that has nothing else."""
-    held = b""
-    skip = len(_BEGINNING)
-    for piece in body:
-        data = held + piece
-        cut = min(skip, len(data) - 1)
-        skip -= cut
-        yield data[cut:-1]
-        held = data[-1:]
+def array(wires: Iterable[bytes]) -> Iterator[bytes]:
+    """Write messages as an array, each of them as it is."""
+    between = b"["
+    for wire in wires:
+        yield between
+        yield wire
+        between = b","
+    yield b"[]" if between == b"[" else b"]"
 
 
 def batch_settings(settings: bytes) -> bytes:

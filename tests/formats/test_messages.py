@@ -12,7 +12,6 @@ from hypothesis import given
 
 from conversation_store import Conversation, Document, Image, Store
 from conversation_store.errors import ContentError, RuleViolationError
-from conversation_store.formats import messages
 from conversation_store.record import canonical
 from tests import pictures, strategies
 from tests.corpus import lines, requires_corpus
@@ -57,15 +56,16 @@ def test_any_view_is_an_array(said: Sequence[dict[str, Any]]) -> None:
         assert b"".join(chat.export("messages")) == array(chat)
 
 
-@pytest.mark.parametrize("sizes", [(1,), (2, 1), (11, 1, 1, 5), (1000,)])
-def test_the_array_does_not_depend_on_where_a_body_is_cut(sizes: tuple[int, ...]) -> None:
-    """The pieces of a body may end anywhere."""
-    body = b'{"messages":[{"role":"user","content":"Hi"}]}'
-    pieces, at = [], 0
-    for n in range(len(body)):
-        pieces.append(body[at : at + sizes[n % len(sizes)]])
-        at += sizes[n % len(sizes)]
-    assert b"".join(messages.array(filter(None, pieces))) == body[12:-1]
+def test_results_and_words_are_one_message_in_the_array_too(store: Store) -> None:
+    """Results given one by one and the words beside them are one message, results first, as in a request."""
+    chat = store.open("a", model=MODEL, max_tokens=8, tools=[{"name": "look", "input_schema": {"type": "object"}}])
+    calls = [{"type": "tool_use", "id": f"toolu_{n}", "name": "look", "input": {}} for n in range(2)]
+    chat.append({"role": "user", "content": "Look."}, {"role": "assistant", "content": calls}, check=False)
+    chat.tool_result("toolu_1", "a bee")
+    chat.user("Well?")
+    chat.tool_result("toolu_0", "an ant")
+    assert b"".join(chat.export("messages")) == array(chat)
+    assert len(json.loads(array(chat))) == 3
 
 
 def test_a_line_of_a_batch_is_the_request_without_what_batches_refuse(store: Store) -> None:
