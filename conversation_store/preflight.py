@@ -15,7 +15,7 @@ from conversation_store.api import caching, rules
 from conversation_store.api import request as requests
 from conversation_store.api.request import Marker, Request, Settings
 from conversation_store.api.rules import Asked, Finding
-from conversation_store.api.rules.reading import faults, tried
+from conversation_store.api.rules.reading import faults, is_mere_text, tried
 from conversation_store.attachments import Detached, drafted
 from conversation_store.errors import ContentError, RuleViolationError
 from conversation_store.history import History, fields_for
@@ -353,6 +353,8 @@ def _drafted(origin: Origin, message: Parted) -> requests.Part:
 
 def message_faults(message: Parted, path: str) -> list[Finding]:
     """Check one message by itself; *path* leads to it, with a dot at its end."""
+    if is_mere_text(message.body):
+        return []
     if not message.cuts:
         return rules.check_message(canonical.object_of(message.body), path)
     return faults(_drafted(Origin.HUMAN, message).pieces, path)

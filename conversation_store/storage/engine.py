@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -22,7 +22,6 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import (
     URL,
     Connection,
-    CursorResult,
     Engine,
     Insert,
     StaticPool,
@@ -74,6 +73,10 @@ _SYNCHRONOUS: Final = {"full": 2, "normal": 1}
 _AGAIN: Final = frozenset({"locked", "unreachable", "lost a race"})
 
 
+_UNHEARD: Final = "conversation_store_unheard"
+"""Set for a SQLite engine of our own: nobody else listens to its statements, so they may go to the driver at once."""
+
+
 class RolledBack(Exception):  # noqa: N818 - a way out, not an error
     """Raised by a transaction's work to undo it and to give a result all the same."""
 
@@ -93,11 +96,16 @@ class Compiled:
         self._statement = statement
         self._known: dict[tuple[str, str], tuple[str, tuple[str, ...] | None, dict[str, Any]]] = {}
 
-    def run(self, connection: Connection, *rows: Mapping[str, Any]) -> CursorResult[Any]:
-        """Run it, once or for each of several rows; the rows have the same names every time."""
-        dialect = connection.dialect
-        if connection.get_execution_options().get("schema_translate_map"):  # a host's engine may say where tables are
-            return connection.execute(self._statement, rows if len(rows) > 1 else rows[0])
+    def run(self, connection: Connection, *rows: Mapping[str, Any]) -> int:
+        """
+        Run it, once or for each of several rows; the rows have the same names every time.
+
+        Returns:
+            How many rows of the table it touched.
+        """
+        dialect, options = connection.dialect, connection.get_execution_options()
+        if options.get("schema_translate_map"):  # a host's engine may say where tables are
+            return connection.execute(self._statement, rows if len(rows) > 1 else rows[0]).rowcount
         known = self._known.get((dialect.name, dialect.driver))
         if known is None:
             compiled = self._statement.compile(dialect=dialect, column_keys=list(rows[0]))
@@ -108,7 +116,25 @@ class Compiled:
         given: list[Any] = [{**constants, **row} for row in rows] if constants else list(rows)
         if names is not None:
             given = [tuple([row[name] for name in names]) for row in given]
-        return connection.exec_driver_sql(sql, given if len(given) > 1 else given[0])
+        if options.get(_UNHEARD):
+            return _run_directly(connection, sql, given)
+        return connection.exec_driver_sql(sql, given if len(given) > 1 else given[0]).rowcount
+
+
+def _run_directly(connection: Connection, sql: str, rows: Sequence[Any]) -> int:
+    driver: Any = connection.connection.driver_connection
+    cursor = driver.cursor()
+    try:
+        if len(rows) > 1:
+            cursor.executemany(sql, rows)
+        else:
+            cursor.execute(sql, rows[0])
+        touched: int = cursor.rowcount
+    except sqlite3.Error as error:
+        raise DBAPIError.instance(sql, None, error, sqlite3.Error, True, dialect=connection.dialect) from error
+    finally:
+        cursor.close()
+    return touched
 
 
 class _WriterLock:
@@ -246,11 +272,12 @@ class Database:
                 os.close(os.open(str(name), os.O_RDWR | os.O_CREAT, 0o600))
             except OSError as error:
                 raise DatabaseError("unreachable", f"cannot make {name}: {error.strerror}") from None
+        heard = {_UNHEARD: True}
         if in_memory:
             options = {"connect_args": {"check_same_thread": False}}
-            engine = create_engine(url, hide_parameters=True, poolclass=StaticPool, **options)
+            engine = create_engine(url, hide_parameters=True, poolclass=StaticPool, execution_options=heard, **options)
         else:
-            engine = create_engine(url, hide_parameters=True, pool_size=8, max_overflow=-1)
+            engine = create_engine(url, hide_parameters=True, pool_size=8, max_overflow=-1, execution_options=heard)
         level = _SYNCHRONOUS[durability]
 
         @event.listens_for(engine, "connect")

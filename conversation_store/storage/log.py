@@ -241,7 +241,7 @@ def append(connection: Connection, commit: Commit) -> bool:
             "new_owner": commit.owner,
         }
         changed = _compare_and_set_pending.run(connection, row)
-    if changed.rowcount != 1:
+    if changed != 1:
         if is_there(connection, commit):
             return False
         raise _what_is_in_the_way(connection, commit)
@@ -397,7 +397,7 @@ def put_head(connection: Connection, of: UUID, before: Head, after: Head, at: in
         "new_owner": "",
         "at": at,
     }
-    return _compare_and_set_pending.run(connection, row).rowcount == 1
+    return _compare_and_set_pending.run(connection, row) == 1
 
 
 def is_taken(connection: Connection, of: UUID) -> bool:

@@ -66,6 +66,12 @@ def grow(outline: Outline, messages: Messages) -> None:
         outline.pass_to(len(closed), roles[messages.first_open - 1])
 
 
+def is_mere_text(wire: bytes) -> bool:
+    """Say whether a message is a string that no rule about a message by itself can find anything in."""
+    found = _mere_text(wire)
+    return found is not None and found.lastindex is None
+
+
 def _holds_one_text(buffer: bytearray, start: int, end: int) -> bool:
     return buffer.count(b"{", start, end) == _BRACES and buffer.count(b'":', start, end) == _COLONS
 
