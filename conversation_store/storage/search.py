@@ -42,7 +42,6 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.exc import IntegrityError
 
 from conversation_store.errors import CodecError, DatabaseError
@@ -53,6 +52,7 @@ from conversation_store.storage.engine import Database, RolledBack
 from conversation_store.storage.log import LAST, beginning
 from conversation_store.storage.tables import (
     SEARCH_FTS,
+    TextQuery,
     conversation,
     conversation_blob_chunk,
     conversation_blob_use,
@@ -658,7 +658,7 @@ class Search:
             asked: Any = text(f"{SEARCH_FTS} MATCH :query").bindparams(query=_fts_query(facets, self.query))
             return _fts.c.rowid, literal_column("rank"), asked
         if dialect == "postgresql":
-            query = cast(_tsquery(facets, self.query), TSQUERY)
+            query = cast(_tsquery(facets, self.query), TextQuery)
             return row.number, -func.ts_rank(row.words, query), row.words.op("@@")(query)
         score: Any = text("MATCH (words) AGAINST (:query IN BOOLEAN MODE)").bindparams(
             query=_boolean(facets, self.query)

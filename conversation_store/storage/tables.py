@@ -11,7 +11,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sqlalchemy import (
+    BINARY,
     DDL,
+    VARBINARY,
     BigInteger,
     Column,
     Dialect,
@@ -28,7 +30,6 @@ from sqlalchemy import (
     event,
     text,
 )
-from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -47,20 +48,40 @@ NO_TOKEN: Final = bytes(16)
 """The pending token of a conversation without a pending exchange."""
 
 
+class _LongBlob(LargeBinary):
+    """MariaDB's type, by its name: to import its dialect would take longer than to import all of this package."""
+
+    __visit_name__ = "LONGBLOB"
+
+
+class _LongText(Text):
+    __visit_name__ = "LONGTEXT"
+
+
+class _TextVector(TypeEngine[str]):
+    __visit_name__ = "TSVECTOR"
+
+
+class TextQuery(TypeEngine[str]):
+    """PostgreSQL's type of what is looked for in a text."""
+
+    __visit_name__ = "TSQUERY"
+
+
 def _fixed(length: int) -> TypeEngine[bytes]:
-    return LargeBinary(length).with_variant(mysql.BINARY(length), "mysql", "mariadb")
+    return LargeBinary(length).with_variant(BINARY(length), "mysql", "mariadb")
 
 
 def _varying(length: int) -> TypeEngine[bytes]:
-    return LargeBinary(length).with_variant(mysql.VARBINARY(length), "mysql", "mariadb")
+    return LargeBinary(length).with_variant(VARBINARY(length), "mysql", "mariadb")
 
 
 def _bytes() -> TypeEngine[bytes]:
-    return LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+    return LargeBinary().with_variant(_LongBlob(), "mysql", "mariadb")
 
 
 def _words() -> TypeEngine[str]:
-    return Text().with_variant(postgresql.TSVECTOR(), "postgresql").with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+    return Text().with_variant(_TextVector(), "postgresql").with_variant(_LongText(), "mysql", "mariadb")
 
 
 def _finds_words(*_: object, dialect: Dialect, **__: object) -> bool:
