@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from hashlib import sha256
@@ -36,7 +36,7 @@ from conversation_store.storage.engine import Database
 from conversation_store.storage.log import Head, Kept
 from conversation_store.storage.search import Found, Order, Place, Search, Wanted
 from conversation_store.storage.tables import KEY_BYTES, SCOPE_BYTES
-from conversation_store.transfer import Taken
+from conversation_store.transfer import Export, Taken
 
 logger: Final = logging.getLogger("conversation_store")
 
@@ -419,11 +419,12 @@ class Store:
             known = log.every_id(connection, self.scope)
         return [fault for each in known for fault in verify_conversation(self._database, each)]
 
-    def export(self, *which: str | UUID) -> Iterator[bytes]:
+    def export(self, *which: str | UUID) -> Export:
         """
         Write conversations as lines of JSON that ``load`` reads, here or in another database: whole, with digests.
 
-        Nothing is built in memory. What a conversation was forked from is written before it.
+        Nothing is built in memory. What a conversation was forked from is written before it. ``.share`` of what it
+        returns says how far it is.
 
         Args:
             which: Their keys or ids; none of them for all of this scope.
@@ -431,8 +432,13 @@ class Store:
         Raises:
             NotFoundError: There is no such conversation in this scope.
         """
-        ids = [self.get(each).id for each in which] if which else transfer.every_id(self._database, self.scope)
-        return transfer.lines(self._database, self.scope, ids)
+        if which:
+            chosen = [self.get(each) for each in which]
+            entries = sum(each.version for each in chosen)
+            return transfer.written(self._database, self.scope, [each.id for each in chosen], entries)
+        with self._database.read() as connection:
+            entries = log.count_entries(connection, self.scope)
+        return transfer.written(self._database, self.scope, transfer.every_id(self._database, self.scope), entries)
 
     def load(self, lines: Iterable[bytes]) -> Sequence[Taken]:
         """

@@ -61,9 +61,11 @@ def every_id(database: Database, scope: str) -> Iterator[UUID]:
         last = page[-1]
 
 
-def lines(database: Database, scope: str, conversations: Iterable[UUID]) -> Iterator[bytes]:
+def lines(database: Database, scope: str, conversations: Iterable[UUID], counted: Done) -> Iterator[bytes]:
     """
     Write conversations as lines, each after those it was forked from; see ``formats.jsonl``.
+
+    *counted* is told how many entries are written.
 
     Raises:
         NotFoundError: There is no such conversation in this scope.
@@ -80,7 +82,7 @@ def lines(database: Database, scope: str, conversations: Iterable[UUID]) -> Iter
             if kept is None:
                 raise NotFoundError(str(one))
             yield jsonl.write(Begun(one, kept.key, kept.forked_from))
-            yield from _entries(database, kept, told)
+            yield from _entries(database, kept, told, counted)
             yield from map(jsonl.write, arrived)
             yield jsonl.write(Ended(one, kept.head.length, kept.head.digest))
             entries, head = entries + kept.head.length, kept.head.digest
@@ -106,12 +108,13 @@ def _arrived(connection: Connection, kept: Kept | None) -> list[Arrived]:
     return [Arrived(position, at, data) for at, data in journal.pieces(connection, kept.id, position)]
 
 
-def _entries(database: Database, kept: Kept, told: set[bytes]) -> Iterator[bytes]:
+def _entries(database: Database, kept: Kept, told: set[bytes], counted: Done) -> Iterator[bytes]:
     for first in range(0, kept.head.length, PAGE):
         last = min(first + PAGE, kept.head.length) - 1
         with database.read() as connection:
             page = log.read(connection, kept.id, first, last)
             used = blobs.used(connection, kept.id, first, last)
+        counted.entries += len(page)
         for entry in page:
             uses = used.get(entry.position, ())
             for blob in uses:
@@ -129,6 +132,19 @@ def _blob(database: Database, blob: Blob) -> Iterator[bytes]:
         yield jsonl.write(Piece(blob.digest, data))
 
 
+@define
+class Done:
+    """How many entries are written, of how many."""
+
+    entries: int = 0
+    of: int = 0
+
+    @property
+    def share(self) -> float:
+        """The share that is done, from 0 to 1; 0 where nobody counts."""
+        return min(1.0, self.entries / self.of) if self.of else 0.0
+
+
 class Export(Iterator[bytes]):
     """
     A conversation on its way elsewhere: iterate it once for its bytes.
@@ -139,18 +155,35 @@ class Export(Iterator[bytes]):
     """
 
     def __init__(
-        self, pieces: Iterator[bytes], lost: Mapping[str, int] | None = None, betas: Sequence[str] = ()
+        self,
+        pieces: Iterator[bytes],
+        lost: Mapping[str, int] | None = None,
+        *,
+        betas: Sequence[str] = (),
+        done: Done | None = None,
     ) -> None:
         self._pieces = pieces
+        self._done = Done() if done is None else done
         self.betas = tuple(betas)
         self.lost: Mapping[str, int] = {} if lost is None else lost
 
     def __next__(self) -> bytes:
         return next(self._pieces)
 
+    @property
+    def share(self) -> float:
+        """How much of it is written, from 0 to 1, by the entries it is made of."""
+        return self._done.share
+
 
 Form: TypeAlias = Literal["jsonl", "messages", "batch", "openai", "markdown", "html"]
 FORMS: Final[tuple[str, ...]] = get_args(Form)
+
+
+def written(database: Database, scope: str, conversations: Iterable[UUID], entries: int) -> Export:
+    """Write conversations, of so many entries in all, as ``lines`` does."""
+    counted = Done(of=entries)
+    return Export(lines(database, scope, conversations, counted), done=counted)
 
 
 def export(history: History, form: Form, custom_id: str | None = None) -> Export:
@@ -164,26 +197,27 @@ def export(history: History, form: Form, custom_id: str | None = None) -> Export
     if form not in FORMS:
         raise ContentError("form", f"is one of {', '.join(FORMS)}")
     history.refresh()
+    counted = Done(of=history.head.length)
     if form == "jsonl":
-        return Export(lines(history.database, history.kept.scope, [history.id]))
+        return written(history.database, history.kept.scope, [history.id], history.head.length)
     if form == "messages":
-        return Export(messages.array(_wires(history)))
+        return Export(messages.array(_wires(turns_of(history, counted))), done=counted)
     if form == "batch":
         return _batch(history, custom_id)
-    turns = turns_of(history)
+    turns = turns_of(history, counted)
     if form == "openai":
         lost: dict[str, int] = {}
         system = canonical.object_of(history.settings.body).get("system")
-        return Export(messages.chat_completions(system, turns, lost), lost)
+        return Export(messages.chat_completions(system, turns, lost), lost, done=counted)
     kept = history.kept
     settings = canonical.object_of(history.settings.body)
     cover = Cover(id=history.id, key=kept.key, title=kept.title, settings=settings)
-    return Export((markdown if form == "markdown" else html).written(cover, turns))
+    return Export((markdown if form == "markdown" else html).written(cover, turns), done=counted)
 
 
-def _wires(history: History) -> Iterator[bytes]:
-    """Give the messages of the view, a page of its turns in memory at a time."""
-    parts = (Part(b'"gather":true' in turn.header, turn.role, (turn.wire,)) for turn in turns_of(history))
+def _wires(turns: Iterable[Turn]) -> Iterator[bytes]:
+    """Give the messages that turns make, one in memory at a time."""
+    parts = (Part(b'"gather":true' in turn.header, turn.role, (turn.wire,)) for turn in turns)
     for pieces in joined(parts):
         yield b"".join(piece for piece in pieces if isinstance(piece, bytes))
 
@@ -211,15 +245,17 @@ def _told(request: Request) -> Iterator[bytes]:
             yield from piece
 
 
-def turns_of(history: History) -> Iterator[Turn]:
-    """Read the turns of the view, a page at a time."""
+def turns_of(history: History, counted: Done) -> Iterator[Turn]:
+    """Read the turns of the view, a page at a time; *counted* is told of how many entries they are."""
     length = history.head.length
+    counted.of = sum(span.upto(length) - span.first + 1 for span in history.view[0])
     for span in history.view[0]:
         last = span.upto(length)
         for first in range(span.first, last + 1, PAGE):
             page = (evolve(span, first=first, last=min(first + PAGE - 1, last)),)
             with history.database.read() as connection:
                 found = read_turns(history.database, connection, page, length)
+            counted.entries += page[0].upto(length) - first + 1
             yield from found
 
 
@@ -273,7 +309,9 @@ def append_messages(history: History, given: Sequence[Message], source: str) -> 
         TransferError: Those that are here are others, or the conversation went on since.
         ConflictError, BusyError: Somebody else is at it; nothing was written.
     """
-    here = [turn for turn in turns_of(history) if turn.origin is Origin.IMPORTED and turn.conversation == history.id]
+    here = [
+        turn for turn in turns_of(history, Done()) if turn.origin is Origin.IMPORTED and turn.conversation == history.id
+    ]
     for turn, message in zip(here, given, strict=False):
         if turn.wire != message.wire:
             fault = LineError(message.line, f"turn {turn.position} was imported otherwise", history.id)

@@ -35,6 +35,7 @@ _SURROGATES: Final = range(0xD800, 0xE000)
 _PIECES: Final = re.compile(r"\n|\t| +|[^ \n\t]+")
 _TAB: Final = 8
 _SELDOM: Final = 0.2
+_BAR: Final = 24
 
 _SPELLED: Final[Mapping[int, str]] = {
     **{code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"},
@@ -262,17 +263,22 @@ class Progress:
         if self._file is not None and self._shown:
             self._write("")
 
-    def show(self, words: str) -> None:
-        """Say how far it is; several times a second at most."""
+    def show(self, words: str, share: float | None = None) -> None:
+        """Say how far it is, several times a second at most; with the *share* that is done (0 to 1) as a bar."""
         now = time.monotonic()
         if self._file is not None and now - self._shown >= _SELDOM:
             self._shown = now
-            self._write(one_line(words, 70))
+            self._write(one_line(words if share is None else f"{_bar(share)}  {words}", 70))
 
     def _write(self, words: str) -> None:
         if self._file is not None:
             self._file.write(f"\r{words}\x1b[K")
             self._file.flush()
+
+
+def _bar(share: float) -> str:
+    full = max(0, min(_BAR, int(share * _BAR)))
+    return f"{'━' * full}{'─' * (_BAR - full)} {min(max(share, 0.0), 1.0):4.0%}"
 
 
 def _text(pieces: tuple[Piece, ...], *, lines: bool) -> Text:

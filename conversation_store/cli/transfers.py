@@ -36,7 +36,7 @@ def _file(path: str) -> Iterator[IO[bytes]]:
         part.unlink(missing_ok=True)
 
 
-def _chosen(store: Store, which: str | None, form: str) -> Iterator[bytes]:
+def _chosen(store: Store, which: str | None, form: str) -> Export:
     if which is not None:
         return find(store, which).export(form)  # type: ignore[arg-type]
     if form != "jsonl":
@@ -65,7 +65,7 @@ def export(which: str | None, form: str, output: str | None, database: str, scop
                 for piece in pieces:
                     file.write(piece)
                     written += len(piece)
-                    progress.show(f"{size(written)} written")
+                    progress.show(f"{size(written)} written", pieces.share)
         elif screen.is_terminal:
             flow, decoder = screen.flow(), getincrementaldecoder("utf-8")("backslashreplace")
             for piece in pieces:
@@ -75,8 +75,8 @@ def export(which: str | None, form: str, output: str | None, database: str, scop
             for piece in pieces:
                 screen.raw(piece)
                 written += len(piece)
-                progress.show(f"{size(written)} written")
-    if isinstance(pieces, Export) and pieces.lost:
+                progress.show(f"{size(written)} written", pieces.share)
+    if pieces.lost:
         complain(f"{form} has no place for: {', '.join(f'{what} ({n})' for what, n in pieces.lost.items())}")
     return Code.DONE
 

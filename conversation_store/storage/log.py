@@ -12,7 +12,19 @@ from typing import Any, Final, Literal
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import BigInteger, ColumnElement, Connection, Executable, Row, bindparam, case, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Executable,
+    Row,
+    bindparam,
+    case,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from conversation_store.errors import BusyError, ConflictError, LeaseLostError, NotFoundError
@@ -418,6 +430,12 @@ def ids_after(connection: Connection, scope: str, last: UUID | None, limit: int)
         statement = statement.where(conversation.c.id > last.bytes)
     found = connection.execute(statement.order_by(conversation.c.id).limit(limit)).scalars()
     return [UUID(bytes=bytes(each)) for each in found]
+
+
+def count_entries(connection: Connection, scope: str) -> int:
+    """Count the entries of all logs of a scope, from the conversations' rows."""
+    statement = select(func.sum(conversation.c.length)).where(conversation.c.scope == scope.encode())
+    return int(connection.execute(statement).scalar() or 0)
 
 
 def find(connection: Connection, scope: str, which: str | UUID) -> Kept | None:
