@@ -1,0 +1,265 @@
+"""
+Sessions of Claude Code and of the Agent SDK: the files ``~/.claude/projects/…/<session>.jsonl``.
+
+A line is an entry of a tree: ``uuid`` and ``parentUuid`` link it. The newest leaf's chain of parents is the main line;
+what summed up an earlier line goes on from it (``logicalParentUuid``). One answer of the model is as many lines as it
+has blocks, with one ``message.id``: they are joined. The results of calls made in parallel hang beside the line, each
+below its own call, and are put back. Entries marked ``isSidechain`` are conversations of their own.
+
+Source: the session files that Claude Code 2.1 writes, and the reading of them in claude-agent-sdk 0.2
+(``_internal/sessions.py``), 2026-11.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from attrs import Factory, define
+
+from conversation_store.errors import CodecError
+from conversation_store.formats.documents import Document, Value
+from conversation_store.formats.transcripts import (
+    LeftOut,
+    Piece,
+    Reading,
+    Refused,
+    Told,
+    Transcript,
+    beside,
+    check_content,
+    said,
+    string,
+)
+from conversation_store.record import canonical
+
+FORM: Final = "claude-code"
+
+_SPEAKERS: Final = frozenset({"user", "assistant"})
+_NOTICE: Final = "error of the API, shown as an answer"
+_LINKED: Final = _SPEAKERS | {"progress", "system", "attachment", _NOTICE}
+_TITLES: Final = {"custom-title": "customTitle", "ai-title": "aiTitle", "summary": "summary"}
+_BRANCH: Final = "entry of a branch that was left"
+
+
+def fits(value: object) -> bool:
+    """Say whether a line may be of this form."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
+        return False
+    return "sessionId" in value or ("uuid" in value and "parentUuid" in value) or "leafUuid" in value
+
+
+def read(document: Document) -> Reading:
+    """Read a session file: once to see how its lines hang together, and each message again when it is its turn."""
+    session = _Session(document)
+    yield from session.look()
+    yield from session.transcripts()
+
+
+class _Entry(NamedTuple):
+    """What is remembered of a line: no content."""
+
+    line: int
+    start: int
+    size: int
+    name: str
+    parent: str | None
+    kind: str
+    message: tuple[str, str] | None
+    agent: str | None
+    side: bool
+    aside: bool
+    result: bool
+    session: str | None
+
+
+@define
+class _Session:
+    document: Document
+    entries: dict[str, _Entry] = Factory(dict)
+    answers: dict[tuple[str, str], list[_Entry]] = Factory(dict)
+    results: dict[str, list[_Entry]] = Factory(dict)
+    titles: dict[str, str] = Factory(dict)
+    others: Counter[str] = Factory(Counter)
+    used: set[str] = Factory(set)
+
+    def look(self) -> Iterator[Refused | LeftOut]:
+        """Read every line once; tell those that are damaged, and count those that are no messages."""
+        for value in self.document.lines():
+            if isinstance(value, Refused):
+                yield value
+            elif not isinstance(value.value, Mapping) or not isinstance(value.value.get("type"), str):
+                yield Refused(value.place, "a line of a session is an object with a type")
+            else:
+                problem = self._note(value, value.value, value.value["type"])
+                if problem:
+                    yield Refused(value.place, problem, string(value.value.get("sessionId")))
+        yield from (LeftOut(kind, count) for kind, count in self.others.items())
+
+    def _note(self, value: Value, told: Mapping[str, Any], kind: str) -> str | None:
+        name, parent = told.get("uuid"), told.get("parentUuid") or told.get("logicalParentUuid")
+        if kind in _TITLES and isinstance(title := told.get(_TITLES[kind]), str):
+            self.titles[kind] = title
+        message = told.get("message")
+        if kind in _SPEAKERS and not (isinstance(name, str) and isinstance(message, Mapping)):
+            return f"a line of type {kind} has a uuid and a message"
+        if told.get("isApiErrorMessage") is True:
+            kind = _NOTICE
+        if kind not in _SPEAKERS:
+            self.others[kind if kind == _NOTICE else f"line of type {kind[:40]}"] += 1
+        if kind not in _LINKED or not isinstance(name, str):
+            return None
+        id_ = message.get("id") if isinstance(message, Mapping) and kind == "assistant" else None
+        agent = string(told.get("agentId"))
+        content = message.get("content") if isinstance(message, Mapping) else None
+        entry = _Entry(
+            line=value.line,
+            start=value.start,
+            size=value.size,
+            name=name,
+            parent=parent if isinstance(parent, str) and parent != name else None,
+            kind=kind,
+            message=(f"{agent or ''}{told.get('isSidechain') is True}", id_) if isinstance(id_, str) and id_ else None,
+            agent=agent,
+            side=told.get("isSidechain") is True,
+            aside=told.get("isMeta") is True or bool(told.get("teamName")),
+            result=isinstance(content, list) and any(_is_result(block) for block in content),
+            session=string(told.get("sessionId")),
+        )
+        if name in self.entries:
+            self.others["line told a second time"] += 1
+            return None
+        self.entries[name] = entry
+        if entry.message is not None:
+            self.answers.setdefault(entry.message, []).append(entry)
+        if entry.result and entry.parent is not None:
+            self.results.setdefault(entry.parent, []).append(entry)
+        return None
+
+    def transcripts(self) -> Reading:
+        """Give the main line, then the sidechains."""
+        leaves = self._leaves()
+        main = [leaf for leaf in leaves if not leaf.side and not leaf.aside] or [leaf for leaf in leaves if not leaf.side]
+        if main:
+            leaf = max(main, key=lambda each: each.line)
+            yield self._transcript(leaf, leaf.session or self.document.name or None, self._title)
+        roots: dict[str, _Entry] = {}
+        for leaf in sorted((leaf for leaf in leaves if leaf.side), key=lambda each: each.line):
+            roots[leaf.agent or self._chain(leaf)[0].name] = leaf
+        for name, leaf in roots.items():
+            yield self._transcript(leaf, f"{leaf.session or self.document.name}/{name}", None)
+        left = sum(1 for entry in self.entries.values() if entry.kind in _SPEAKERS and entry.name not in self.used)
+        if left:
+            yield LeftOut(_BRANCH, left)
+
+    @property
+    def _title(self) -> str | None:
+        return next((string(self.titles[kind]) for kind in _TITLES if kind in self.titles), None)
+
+    def _leaves(self) -> list[_Entry]:
+        """Find the messages that no other message hangs below; every entry is looked at once."""
+        parents = {entry.parent for entry in self.entries.values()}
+        found, seen = [], set[str]()
+        for entry in self.entries.values():
+            each: _Entry | None = entry if entry.name not in parents else None
+            while each is not None and each.name not in seen:
+                seen.add(each.name)
+                if each.kind in _SPEAKERS:
+                    found.append(each)
+                    break
+                each = self.entries.get(each.parent or "")
+        return found
+
+    def _chain(self, leaf: _Entry) -> list[_Entry]:
+        """List a leaf and its parents, the oldest first; a sidechain ends where it left the main line."""
+        chain: list[_Entry] = []
+        seen: set[str] = set()
+        each: _Entry | None = leaf
+        while each is not None and each.name not in seen and each.side == leaf.side:
+            seen.add(each.name)
+            chain.append(each)
+            each = self.entries.get(each.parent or "")
+        return chain[::-1]
+
+    def _transcript(self, leaf: _Entry, name: str | None, title: str | None) -> Transcript:
+        turns = list(self._turns(self._chain(leaf)))
+        self.used.update(entry.name for turn in turns for entry in turn)
+        return Transcript(name, self._pieces(turns, name), title)
+
+    def _turns(self, chain: Sequence[_Entry]) -> Iterator[Sequence[_Entry]]:
+        """Group the lines of each turn: those of one answer, and then the results of its calls that lie beside."""
+        on_line = {entry.name for entry in chain}
+        told: set[tuple[str, str]] = set()
+        for entry in chain:
+            if entry.kind not in _SPEAKERS:
+                continue
+            if entry.message is None:
+                yield [entry]
+            elif entry.message not in told:
+                told.add(entry.message)
+                blocks = self.answers[entry.message]
+                yield blocks
+                for each in blocks:
+                    yield from ([result] for result in self.results.get(each.name, ()) if result.name not in on_line)
+
+    def _pieces(self, turns: Sequence[Sequence[_Entry]], conversation: str | None) -> Iterator[Piece]:
+        for turn in turns:
+            place = f"line {turn[0].line}"
+            try:
+                yield self._told(turn, place)
+            except CodecError as error:
+                yield Refused(place, str(error), conversation)
+
+    def _told(self, turn: Sequence[_Entry], place: str) -> Told:
+        lines = [self.document.part(entry.start, entry.size) for entry in turn]
+        first = canonical.members(lines[0])
+        messages = [_member(line, "message") for line in lines]
+        if canonical.object_of(messages[0]).get("role") != turn[0].kind:
+            raise CodecError(f"the role in a line of type {turn[0].kind} is another one")
+        last = canonical.object_of(messages[-1])
+        known = {name: first[name].value for name in first if name in {"timestamp", "parentUuid", "requestId", "cwd"}}
+        told = beside(
+            id=last.get("id"),
+            uuid=[entry.name for entry in turn] if len(turn) > 1 else turn[0].name,
+            parent=known.get("parentUuid"),
+            at=known.get("timestamp"),
+            request_id=known.get("requestId"),
+            directory=known.get("cwd"),
+            model=last.get("model"),
+            stop_reason=last.get("stop_reason"),
+            usage=last.get("usage"),
+            agent=turn[0].agent,
+        )
+        data = messages[0] if len(turn) == 1 else _joined(messages)
+        summary = "isCompactSummary" in first and first["isCompactSummary"].value is True
+        return said(data, place, told, grows=turn[0].message is not None, restarts=summary)
+
+
+def _is_result(block: object) -> bool:
+    return isinstance(block, Mapping) and block.get("type") == "tool_result"
+
+
+def _member(data: bytes, name: str) -> bytes:
+    found = canonical.members(data).get(name)
+    if found is None:
+        raise CodecError(f"there is no {name}")
+    return data[found.start : found.end]
+
+
+def _joined(messages: Sequence[bytes]) -> bytes:
+    """Make one message of the lines of one answer; each block keeps its bytes."""
+    blocks: list[bytes] = []
+    for message in messages:
+        members = canonical.members(message)
+        if "content" not in members:
+            raise CodecError("there is no content")
+        content = members["content"]
+        check_content(content.value)
+        data = message[content.start : content.end]
+        if isinstance(content.value, str):
+            blocks.append(canonical.compose({"type": b'"text"', "text": data}))
+        else:
+            blocks += [data[item.start : item.end] for item in canonical.items(data)]
+    role = _member(messages[0], "role")
+    return canonical.compose({"role": role, "content": b"[" + b",".join(blocks) + b"]"})
