@@ -32,7 +32,14 @@ from conversation_store.errors import (
     UnknownOutcomeError,
 )
 from conversation_store.formats import (
+    agent_sessions,
+    bodies,
+    chat_completions,
+    claude_ai,
     claude_code,
+    langchain,
+    llm,
+    pydantic_ai,
 )
 from conversation_store.formats.documents import Document, first_values
 from conversation_store.formats.rows import Tables
@@ -50,7 +57,9 @@ from conversation_store.storage.log import Head
 from conversation_store.storage.tables import KEY_BYTES
 from conversation_store.transfer import PAGE, Taken
 
-Form: TypeAlias = Literal["claude-code"]
+Form: TypeAlias = Literal[
+    "messages", "claude-code", "claude-ai", "llm", "openai", "openai-agents", "langchain", "pydantic-ai"
+]
 FORMS: Final[tuple[str, ...]] = get_args(Form)
 """Whose transcripts can be imported."""
 
@@ -111,8 +120,11 @@ class Terms:
     progress: Callable[[int], None] = lambda _read: None
 
 
-_TEXTS: Final[Mapping[str, Any]] = {each.FORM: each for each in (claude_code,)}
-_TABLES: Final[Mapping[str, Any]] = {}
+_TEXTS: Final[Mapping[str, Any]] = {
+    each.FORM: each
+    for each in (bodies, claude_code, claude_ai, chat_completions, agent_sessions, langchain, pydantic_ai)
+}
+_TABLES: Final[Mapping[str, Any]] = {each.FORM: each for each in (llm, agent_sessions, langchain)}
 
 
 def take(database: Database, scope: str, options: Options, source: Source, terms: Terms) -> Imported:
@@ -459,7 +471,7 @@ class _Writer:
         opened = draft("opened", at=at, salt=identity.new_salt(), fields={"format": 1}, about={"key": self.key})
         drafts = [opened, settings_draft(settings, at)]
         if title is not None:
-            body = canonical.dumps({"title": title, "metadata": {}})
+            body = canonical.dumps({"title": title, "metadata": None})
             drafts.append(draft("labelled", at=at, salt=identity.new_salt(), fields={}, body=body))
         uses = {len(drafts) + n: blobs for n, blobs in uses.items()}
         head = Head(length=0, digest=chain.genesis(new))

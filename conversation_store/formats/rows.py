@@ -38,17 +38,26 @@ def has(tables: Tables, table: str, *columns: str) -> bool:
     return set(columns) <= tables.columns.get(table, frozenset())
 
 
-def text_in(row: Mapping[str, Any], name: str) -> str | None:
+def text_of(value: object) -> str | None:
     """
-    Read a column's text; None where it is empty, missing or no text.
+    Read what a column holds as text; None for null.
 
     Raises:
         CodecError: It is not UTF-8.
     """
-    value = row.get(name)
     if isinstance(value, bytes):
         return canonical.text_of(value)
     return None if value is None else str(value)
+
+
+def text_in(row: Mapping[str, Any], name: str) -> str | None:
+    """
+    Read a column's text; None where it is null or missing.
+
+    Raises:
+        CodecError: It is not UTF-8.
+    """
+    return text_of(row.get(name))
 
 
 def json_in(row: Mapping[str, Any], name: str) -> tuple[bytes, JSON]:

@@ -117,7 +117,7 @@ class ForeignTables:
             cursor = self._connection.execute(statement, list(wanted.values()))
             while found := cursor.fetchmany(_AT_ONCE):
                 yield from (dict(zip(known, row, strict=True)) for row in found)
-        except (sqlite3.Error, OverflowError) as error:
+        except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
             raise CodecError(f"{table} cannot be read: {error}") from None
 
 
