@@ -1,11 +1,12 @@
 """
-Transcripts from elsewhere into conversations: what is new of them is appended, what differs is told, nothing is doubled.
+Transcripts from elsewhere into conversations: what is new is appended, what differs is told, nothing is doubled.
 
 An importer reads, this module writes: a conversation at a time, a bounded number of turns in a transaction.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -43,7 +44,7 @@ from conversation_store.formats import (
 )
 from conversation_store.formats.documents import Document, first_values
 from conversation_store.formats.rows import Tables
-from conversation_store.formats.transcripts import LeftOut, Reading, Refused, Told, Transcript
+from conversation_store.formats.transcripts import LeftOut, Reading, Refused, Told, Transcript, text
 from conversation_store.history import History, Options, settings_draft, turn_draft
 from conversation_store.record import canonical, chain
 from conversation_store.record.chain import Entry, draft
@@ -139,75 +140,102 @@ def take(database: Database, scope: str, options: Options, source: Source, terms
     if terms.form is not None and terms.form not in FORMS:
         raise ContentError("form", f"is one of {', '.join(FORMS)}")
     with ExitStack() as held:
-        file, name = _opened(source, held)
-        if file.read(len(BEGINNING)) == BEGINNING:
-            tables = held.enter_context(ForeignTables(_path_of(file, source, held)))
-            form = _form_of_tables(tables, terms.form)
+        opened = _opened(source, held)
+        if opened.path is not None:
+            tables = held.enter_context(ForeignTables(opened.path))
+            what = "this SQLite file has no table that an importer knows"
+            form = _chosen(_fitting_tables(tables), terms.form, list(_TABLES), what)
             reading = _TABLES[form].read(tables)
         else:
-            document = Document(file, name, terms.progress)
-            form = _form_of_text(document, terms.form)
+            document = Document(opened.file, opened.name, terms.progress)
+            what = "this is no transcript that an importer knows"
+            fitting = [terms.form] if terms.form and terms.form in _TEXTS else _fitting_text(document)
+            form = _chosen(fitting, terms.form, list(_TEXTS), what)
             reading = _TEXTS[form].read(document)
-        return _Import(database, scope, options, terms, form, name).run(reading)
+        return _Import(database, scope, options, terms, form, opened.name).run(reading)
 
 
 # --- the source ----------------------------------------------------------------------------------------------------
 
 
-def _opened(source: Source, held: ExitStack) -> tuple[BinaryIO, str]:
-    """Open a source as a file that can be read twice; and say what it is called."""
+def forms_of(source: Source) -> Sequence[str]:
+    """
+    Say which forms a source may have; of a text, those that the most of its first values fit.
+
+    Raises:
+        ContentError: It cannot be read.
+        CodecError: It is a SQLite file, and damaged.
+    """
+    with ExitStack() as held:
+        opened = _opened(source, held)
+        if opened.path is not None:
+            return _fitting_tables(held.enter_context(ForeignTables(opened.path)))
+        return _fitting_text(Document(opened.file))
+
+
+@frozen
+class _Opened:
+    """A source as a file that can be read twice, what it is called, and where it lies if it is of SQLite."""
+
+    file: BinaryIO
+    name: str
+    path: Path | None
+
+
+def _opened(source: Source, held: ExitStack) -> _Opened:
+    file, name, path = _file(source, held)
+    file.seek(0)
+    if file.read(len(BEGINNING)) != BEGINNING:
+        return _Opened(file, name, None)
+    return _Opened(file, name, path if path is not None else _written_down(file, held))
+
+
+def _file(source: Source, held: ExitStack) -> tuple[BinaryIO, str, Path | None]:
+    path: Path | None
     if isinstance(source, (str, PathLike)):
         path = Path(source)
         try:
-            return held.enter_context(path.open("rb")), path.name
+            return held.enter_context(path.open("rb")), text(path.name), path
         except (OSError, ValueError) as error:
             raise ContentError("source", f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if isinstance(source, bytes):
-        return BytesIO(source), ""
+    if isinstance(source, (bytes, bytearray)):
+        return BytesIO(source), "", None
     if isinstance(source, (Sequence, Mapping)):
-        return BytesIO(canonical.dumps(source, "source")), ""
-    name = getattr(source, "name", None)
-    name = Path(name).name if isinstance(name, str) and not name.startswith("<") else ""
+        return BytesIO(canonical.dumps(source, "source")), "", None
+    if not hasattr(source, "read"):
+        raise ContentError("source", f"give a path, bytes, an open file or values, not a {type(source).__name__}")
+    named = getattr(source, "name", None)
+    path = Path(named) if isinstance(named, str) and not named.startswith("<") else None
     if source.seekable():
-        source.seek(0)
-        return source, name
-    copy: BinaryIO = held.enter_context(SpooledTemporaryFile(max_size=_IN_MEMORY))  # type: ignore[assignment]
-    _copy(source, copy)
-    return copy, name
+        return source, "" if path is None else text(path.name), path
+    return _spooled(source, held), "", None
 
 
-def _copy(source: BinaryIO, copy: BinaryIO) -> None:
-    while chunk := source.read(_BYTES):
-        copy.write(chunk)
-    copy.seek(0)
+def _spooled(source: BinaryIO, held: ExitStack) -> BinaryIO:
+    """Keep what comes by once, so that it can be read again."""
+    copy = held.enter_context(SpooledTemporaryFile(max_size=_IN_MEMORY))  # noqa: SIM115 - held by the stack
+    shutil.copyfileobj(source, copy)
+    return copy  # type: ignore[return-value]
 
 
-def _path_of(file: BinaryIO, source: Source, held: ExitStack) -> Path:
-    """Say where a SQLite file lies; one that came as bytes is written down first."""
-    if isinstance(source, (str, PathLike)):
-        return Path(source)
-    copy = held.enter_context(NamedTemporaryFile(suffix=".db"))
+def _written_down(file: BinaryIO, held: ExitStack) -> Path:
+    """Write a SQLite file down that came as bytes."""
+    copy = held.enter_context(NamedTemporaryFile(suffix=".db"))  # noqa: SIM115 - held by the stack
     file.seek(0)
-    while chunk := file.read(_BYTES):
-        copy.write(chunk)
+    shutil.copyfileobj(file, copy)
     copy.flush()
     return Path(copy.name)
 
 
-def _form_of_tables(tables: Tables, wanted: str | None) -> str:
-    fitting = [name for name, form in _TABLES.items() if form.fits_tables(tables)]
-    return _chosen(fitting, wanted, list(_TABLES), "this SQLite file has no table that an importer knows")
+def _fitting_tables(tables: Tables) -> Sequence[str]:
+    return [name for name, form in _TABLES.items() if form.fits_tables(tables)]
 
 
-def _form_of_text(document: Document, wanted: str | None) -> str:
-    """Tell a form by the first values of a document: the one that most of them fit."""
-    if wanted in _TEXTS:
-        return wanted
+def _fitting_text(document: Document) -> Sequence[str]:
     values = first_values(document, _LOOKED_AT)
     counts = {name: sum(1 for value in values if form.fits(value)) for name, form in _TEXTS.items()}
     most = max(counts.values(), default=0)
-    fitting = [name for name, count in counts.items() if most and count == most]
-    return _chosen(fitting, wanted, list(_TEXTS), "this is no transcript that an importer knows")
+    return [name for name, count in counts.items() if most and count == most]
 
 
 def _chosen(fitting: Sequence[str], wanted: str | None, possible: Sequence[str], otherwise: str) -> str:
@@ -391,7 +419,7 @@ class _Writer:
             self.here += 1
             return True
         if self._went_on:
-            return self._refuse(told, "the conversation went on after what was imported")
+            return self._refuse(told, "the conversation here has other turns than those imported")
         if known is not None and self.history is not None:
             if not self._has_grown(self.history, known, told):
                 return self._refuse(told, f"turn {known.position} was imported otherwise; what follows is not taken")
@@ -434,16 +462,10 @@ class _Writer:
         drafts: list[Entry] = []
         uses: dict[int, Sequence[Blob]] = {}
         for number, told in batch:
-            try:
-                kept = self._detached(told.wire, at)
-                drafts.append(self._draft(number, told, kept, at))
-            except ContentError as error:
-                self.of.note(Refused(told.place, str(error), self.transcript.id))
-                continue
+            kept = self._detached(told.wire, at)
             if kept.blobs:
-                uses[len(drafts) - 1] = kept.blobs
-        if not drafts:
-            return
+                uses[len(drafts)] = kept.blobs
+            drafts.append(self._draft(number, told, kept, at))
         if self.history is None:
             self.history = self._create(drafts, uses, at)
         elif self._cut is not None:

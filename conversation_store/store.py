@@ -509,8 +509,8 @@ class Store:
             form: Whose: ``messages`` (the API's own array, or bodies of requests), ``claude-code`` (a session's lines),
                 ``claude-ai`` (``conversations.json`` of an export), ``llm`` (its ``logs.db``), ``openai`` (chat
                 completions), ``openai-agents`` (a ``SQLiteSession`` file, or items), ``langchain`` (a ``message_store``
-                table, or message dicts), ``pydantic-ai``. None tells it by the tables of a SQLite file, else by the first
-                values.
+                table, or message dicts), ``pydantic-ai``. None tells it by the tables of a SQLite file, else by the
+                first values.
             key: The host's name for the conversation, where the source has one alone.
             prefix: What keys begin with, before the source's own ids; the form and a colon without it. A source
                 that does not name its conversation is named after its file.

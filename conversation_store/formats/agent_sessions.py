@@ -37,7 +37,7 @@ def fits(value: object) -> bool:
     if value.get("role") not in tuple(_ROLES):
         return False
     if isinstance(content, list):
-        return all(isinstance(part, Mapping) and part.get("type") in _PARTS for part in content)
+        return all(isinstance(part, Mapping) and part.get("type") in tuple(_PARTS) for part in content)
     return value.get("type", "message") == "message" and isinstance(content, str)
 
 

@@ -31,6 +31,7 @@ FORM: Final = "openai"
 
 _SYSTEM: Final = frozenset({"system", "developer"})
 _ROLES: Final = _SYSTEM | {"user", "assistant", "tool", "function"}
+_ANSWERS: Final = {"tool": "tool_call_id", "function": "name"}
 _PARTS: Final = frozenset({"text", "image_url", "input_audio", "file", "refusal"})
 
 
@@ -41,9 +42,10 @@ def fits(value: object) -> bool:
     if isinstance(value.get("messages"), list):
         return "system" not in value and all(fits(each) for each in value["messages"][:50])
     content = value.get("content")
-    parts = all(isinstance(part, Mapping) and part.get("type") in _PARTS for part in _list(content))
-    known = isinstance(value.get("role"), str) and value["role"] in _ROLES
-    return known and parts and not isinstance(content, Mapping)
+    parts = all(isinstance(part, Mapping) and part.get("type") in tuple(_PARTS) for part in _list(content))
+    role = value.get("role")
+    known = isinstance(role, str) and role in _ROLES and _ANSWERS.get(role, "role") in value
+    return known and parts and (isinstance(content, (str, list)) or role == "assistant")
 
 
 def read(document: Document) -> Reading:
@@ -129,7 +131,8 @@ def _add_beside(made: Assembly, message: Mapping[str, Any], n: int, calls: list[
             made.refuse(f".{name}", "it has no place in the Messages API")
     for m, call in enumerate(_list(message.get("tool_calls"))):
         told = call if isinstance(call, Mapping) else {}
-        function = told.get("function") if isinstance(told.get("function"), Mapping) else {}
+        function = told.get("function")
+        function = function if isinstance(function, Mapping) else {}
         made.call(told.get("id"), function.get("name"), function.get("arguments"), f".tool_calls[{m}]")
     function = message.get("function_call")
     if isinstance(function, Mapping):
@@ -176,5 +179,3 @@ def add_file(made: Assembly, file: object, where: str) -> None:
 
 def _list(value: object) -> Sequence[object]:
     return value if isinstance(value, list) else ()
-
-

@@ -4,8 +4,8 @@ Data exports of claude.ai: ``conversations.json``, an array of conversations wit
 An answer there may hold calls and their results in one message; here the results are turns of the user between two of
 the assistant. Of attachments the export has the words (``extracted_content``), of files only the names.
 
-Source: the shapes of exports that public repositories document and test against (``uuid``, ``sender``, ``content`` with
-``start_timestamp``, ``parent_message_uuid`` whose root is ``00000000-0000-4000-8000-000000000000``), 2025-10 to 2026-07.
+Source: the shapes of exports that public repositories document and test against (``uuid``, ``sender``, ``content``
+with ``start_timestamp``, ``parent_message_uuid`` whose root is all zeros but for the version), 2025-10 to 2026-07.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FORM: Final = "claude-ai"
 
 _ROLES: Final = {"human": "user", "assistant": "assistant"}
 _ROOT: Final = "00000000-0000-4000-8000-000000000000"
-_PASSED_OVER: Final = frozenset({"token_budget"})
+_PASSED_OVER: Final = ("token_budget",)
 
 
 def fits(value: object) -> bool:
@@ -47,7 +47,7 @@ def read(document: Document) -> Reading:
         elif not fits(value.value):
             yield Refused(value.place, "a conversation of an export has chat_messages")
         else:
-            yield _transcript(value, value.value)  # type: ignore[arg-type]
+            yield _transcript(value, value.value)
 
 
 def _transcript(value: Value, told: Mapping[str, Any]) -> Transcript:

@@ -140,7 +140,9 @@ class _Session:
     def transcripts(self) -> Reading:
         """Give the main line, then the sidechains."""
         leaves = self._leaves()
-        main = [leaf for leaf in leaves if not leaf.side and not leaf.aside] or [leaf for leaf in leaves if not leaf.side]
+        main = [leaf for leaf in leaves if not leaf.side and not leaf.aside] or [
+            leaf for leaf in leaves if not leaf.side
+        ]
         if main:
             leaf = max(main, key=lambda each: each.line)
             yield self._transcript(leaf, leaf.session or self.document.name or None, self._title)

@@ -10,14 +10,13 @@ import re
 from collections.abc import Callable, Iterator
 from io import SEEK_SET
 from itertools import islice
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from attrs import field, frozen
 
 from conversation_store.errors import CodecError
 from conversation_store.formats.transcripts import Refused
 from conversation_store.record import canonical
-from conversation_store.record.canonical import JSON
 
 LONGEST: Final = 64 * 1024 * 1024
 """Bytes that a line or an item may have; a longer one is told and passed over, and never in memory."""
@@ -38,12 +37,12 @@ class Value:
         data: Its bytes.
         value: What they say.
         line: The number of its line, from 1; 0 where lines do not count.
-        start: Its first byte in the file, and ``size``: how many there are, where lines count.
+        start: Where it begins in the file, in bytes, where lines count.
     """
 
     place: str
     data: bytes = field(repr=False)
-    value: JSON = field(repr=False)
+    value: Any = field(repr=False)
     line: int = 0
     start: int = 0
 
@@ -213,7 +212,7 @@ class _Scanner:
         return sign.group(), sign.start()
 
 
-def first_values(document: Document, count: int) -> list[JSON]:
+def first_values(document: Document, count: int) -> list[Any]:
     """Read the first values of a document that can be read."""
     found = (each.value for each in islice(document.values(), 4 * count) if isinstance(each, Value))
     return list(islice(found, count))

@@ -101,6 +101,7 @@ def _pieces(place: str, data: bytes, message: object, known: Mapping[str, Any]) 
     made = Assembly(place)
     try:
         content = _content(made, _inside(data, "data", "content"), told.get("content"))
+        blocks: list[bytes] | bytes
         if kind.startswith(("tool", "Tool")):
             blocks = [_result(told, content)]
         elif role == "assistant":

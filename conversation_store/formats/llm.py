@@ -1,9 +1,9 @@
 """
 The log of ``llm``: the SQLite file ``logs.db``.
 
-Since 0.32 a thread points at the last of a chain of messages, whose parts refer to fragments and attachments; the tables
-``conversations`` and ``responses`` of older releases are read for those that have no thread. Attachments are taken where
-the log has their bytes or a URL; a path names a file of somebody else's machine, and is not followed.
+Since 0.32 a thread points at the last of a chain of messages, whose parts refer to fragments and attachments; the
+tables ``conversations`` and ``responses`` of older releases are read for those that have no thread. Attachments are
+taken where the log has their bytes or a URL; a path names a file of somebody else's machine, and is not followed.
 
 Source: llm 0.36 (``migrations.py``, ``logs.py``), 2026-11.
 """

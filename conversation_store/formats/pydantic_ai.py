@@ -47,7 +47,7 @@ def read(document: Document) -> Reading:
     before: list[Refused] = []
     for value in values:
         if isinstance(value, Value) and fits(value.value):
-            name = string(value.value.get("conversation_id"))  # type: ignore[union-attr]
+            name = string(value.value.get("conversation_id"))
             yield Transcript(name, _Messages(name).pieces(value, values))
             return
         before.append(value if isinstance(value, Refused) else Refused(value.place, "a message has a kind and parts"))
@@ -71,7 +71,7 @@ class _Messages:
                 yield from self._message(value)
 
     def _message(self, value: Value) -> Iterator[Piece]:
-        message: Mapping[str, Any] = value.value  # type: ignore[assignment]
+        message: Mapping[str, Any] = value.value
         told = _beside(message)
         if message["kind"] == "response":
             made = Assembly(value.place, self.conversation)

@@ -127,7 +127,8 @@ def said(data: bytes, place: str, told: Mapping[str, Any], *, grows: bool = Fals
         data: The message as JSON; other members than role and content are left out.
         place: Where it stands.
         told: What is known beside it.
-        grows: As in ``Told``; ``restarts`` likewise.
+        grows: As in ``Told``.
+        restarts: As in ``Told``.
 
     Raises:
         CodecError: It is no message.

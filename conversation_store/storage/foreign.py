@@ -96,11 +96,11 @@ class ForeignTables:
         self, table: str, *, where: Mapping[str, object] | None = None, order: Sequence[str] = ()
     ) -> Iterator[Mapping[str, Any]]:
         """
-        Read rows, a few at a time: text and bytes as bytes, numbers as numbers. A column that is not there is not in them.
+        Read rows, a few at a time: text and bytes as bytes, numbers as numbers.
 
         Args:
             table: One of ``columns``.
-            where: Columns and what they must be.
+            where: Columns and what they must be; a column that is not there is not asked for.
             order: Columns to sort by.
 
         Raises:

@@ -60,7 +60,16 @@ DOORS: Final[Mapping[str, tuple[str, ...]]] = {
     "urllib3": ("api/client.py", "api/connection.py"),
 }
 TYPES: Final = {"sqlalchemy.Connection", "sqlalchemy.Engine", "sqlalchemy.URL"}  # as types, they may cross these rooms:
-TYPED: Final = ("exchanges.py", "attachments.py", "history.py", "audit/", "conversation.py", "store.py", "transfer.py", "imports.py")
+TYPED: Final = (
+    "exchanges.py",
+    "attachments.py",
+    "history.py",
+    "audit/",
+    "conversation.py",
+    "store.py",
+    "transfer.py",
+    "imports.py",
+)
 
 HIDDEN: Final[Mapping[str, str]] = {  # where an import may stand in a function: which library, "*" for any
     "cli/": "*",  # optional extras: a missing one is explained when it is needed,
