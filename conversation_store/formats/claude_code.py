@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from sys import intern
 from typing import Any, Final, NamedTuple
 
 from attrs import Factory, define
@@ -66,7 +67,7 @@ class _Entry(NamedTuple):
     name: str
     parent: str | None
     kind: str
-    message: tuple[str, str] | None
+    message: str | None
     agent: str | None
     side: bool
     aside: bool
@@ -78,7 +79,7 @@ class _Entry(NamedTuple):
 class _Session:
     document: Document
     entries: dict[str, _Entry] = Factory(dict)
-    answers: dict[tuple[str, str], list[_Entry]] = Factory(dict)
+    answers: dict[str, list[_Entry]] = Factory(dict)
     results: dict[str, list[_Entry]] = Factory(dict)
     titles: dict[str, str] = Factory(dict)
     others: Counter[str] = Factory(Counter)
@@ -118,14 +119,14 @@ class _Session:
             start=value.start,
             size=value.size,
             name=name,
-            parent=parent if isinstance(parent, str) and parent != name else None,
-            kind=kind,
-            message=(f"{agent or ''}{told.get('isSidechain') is True}", id_) if isinstance(id_, str) and id_ else None,
-            agent=agent,
+            parent=self._one(parent) if isinstance(parent, str) and parent != name else None,
+            kind=intern(kind),
+            message=f"{agent or ''} {told.get('isSidechain') is True} {id_}" if isinstance(id_, str) and id_ else None,
+            agent=None if agent is None else intern(agent),
             side=told.get("isSidechain") is True,
             aside=told.get("isMeta") is True or bool(told.get("teamName")),
             result=isinstance(content, list) and any(_is_result(block) for block in content),
-            session=string(told.get("sessionId")),
+            session=intern(string(told.get("sessionId")) or "") or None,
         )
         if name in self.entries:
             self.others["line told a second time"] += 1
@@ -136,6 +137,11 @@ class _Session:
         if entry.result and entry.parent is not None:
             self.results.setdefault(entry.parent, []).append(entry)
         return None
+
+    def _one(self, name: str) -> str:
+        """Give the string that is in memory already: the index of a session is as long as the session."""
+        known = self.entries.get(name)
+        return name if known is None else known.name
 
     def transcripts(self) -> Reading:
         """Give the main line, then the sidechains."""
@@ -192,7 +198,7 @@ class _Session:
     def _turns(self, chain: Sequence[_Entry]) -> Iterator[Sequence[_Entry]]:
         """Group the lines of each turn: those of one answer, and then the results of its calls that lie beside."""
         on_line = {entry.name for entry in chain}
-        told: set[tuple[str, str]] = set()
+        told: set[str] = set()
         for entry in chain:
             if entry.kind not in _SPEAKERS:
                 continue

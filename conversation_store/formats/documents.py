@@ -7,7 +7,7 @@ Nothing but the value in hand is in memory. A value that cannot be read is told,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from io import SEEK_SET
 from itertools import islice
 from typing import Any, BinaryIO, Final
@@ -22,6 +22,7 @@ LONGEST: Final = 64 * 1024 * 1024
 """Bytes that a line or an item may have; a longer one is told and passed over, and never in memory."""
 
 _CHUNK: Final = 1024 * 1024
+_LOOKED_AT: Final = 50
 _BOM: Final = b"\xef\xbb\xbf"
 _sign: Final = re.compile(rb'["\[\]{},]')
 _in_string: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
@@ -102,7 +103,7 @@ class Document:
         return start
 
     def values(self) -> Iterator[Value | Refused]:
-        """Read the items of an array; else the lines, where the first one is a value; else the one value there is."""
+        """Read the items of an array; else the lines, where they are objects; else the one value there is."""
         start = self._begin()
         first = _CHUNK * b" "
         while first and not first.strip():
@@ -111,19 +112,26 @@ class Document:
         if first.lstrip().startswith(b"["):
             self.file.seek(start, SEEK_SET)
             yield from self._items()
-        elif isinstance(next(self.lines(), None), Value):
+        elif self._has_objects(1):
             yield from self.lines()
         else:
-            yield from self._whole()
+            whole = self._whole()
+            if isinstance(whole, Refused) and self._has_objects(_LOOKED_AT):
+                yield from self.lines()
+            elif whole is not None:
+                yield whole
 
-    def _whole(self) -> Iterator[Value | Refused]:
-        self._begin()
+    def _has_objects(self, lines: int) -> bool:
+        found = islice(self.lines(), lines)
+        return any(isinstance(each, Value) and isinstance(each.value, Mapping) for each in found)
+
+    def _whole(self) -> Value | Refused | None:
+        start = self._begin()
         data = self.file.read(LONGEST + 1)
-        self.progress(len(data))
+        self.progress(start + len(data))
         if len(data) > LONGEST:
-            yield Refused("line 1", f"it is longer than {LONGEST} bytes")
-        elif data.strip():
-            yield _read("line 1", data, 1, 0)
+            return Refused("line 1", f"it is longer than {LONGEST} bytes")
+        return _read("line 1", data, 1, start) if data.strip() else None
 
     def _items(self) -> Iterator[Value | Refused]:
         number = 0
