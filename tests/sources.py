@@ -1,9 +1,9 @@
 """
 Transcripts of other programs, for the tests.
 
-Those whose writers are libraries are written by the libraries themselves, at the version installed. Those of Claude Code
-and claude.ai are made here, after the shapes named at each; a test of its own lets Claude Code write one where its
-program is installed.
+Those whose writers are libraries are written by the libraries themselves, at the version installed. Those of Claude
+Code and claude.ai are made here, after the shapes named at each; a test of its own lets Claude Code write one where
+its program is installed.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def llm_log(path: Path, *, answers: int = 3) -> Any:
     """Let ``llm`` log a conversation with a system prompt, a picture, a fragment and a tool; and one more."""
     llm, sqlite_utils = library("llm"), library("sqlite_utils")
 
-    class Canned(llm.Model):  # type: ignore[misc]
+    class Canned(llm.Model):  # type: ignore[misc, name-defined]
         """A model that answers by itself."""
 
         model_id = "canned"
@@ -211,7 +211,7 @@ def llm_log(path: Path, *, answers: int = 3) -> Any:
         can_stream = False
         asked = 0
 
-        def execute(self, prompt: Any, stream: Any, response: Any, conversation: Any) -> Any:
+        def execute(self, _prompt: Any, *, response: Any, **_asked: Any) -> Any:
             """Answer; the second time, call a tool."""
             self.asked += 1
             if self.asked == 2:
@@ -312,12 +312,12 @@ def agent_run() -> bytes:
         warnings.simplefilter("ignore")
         agent = ai.Agent(models.TestModel(), instructions="Be short.", system_prompt="You are an ant.")
 
-        @agent.tool_plain  # type: ignore[misc]
+        @agent.tool_plain  # type: ignore[untyped-decorator]
         def look(x: int) -> dict[str, Any]:
             """Look."""
             return {"ants": x}
 
         picture = ai.BinaryContent(pictures.png(2, 2, colour=(255, 239, 190)), media_type="image/png")
-        result = agent.run_sync(["What?", picture, ai.ImageUrl("https://example.org/a.png")])
+        result = asyncio.run(agent.run(["What?", picture, ai.ImageUrl("https://example.org/a.png")]))
         written: bytes = result.all_messages_json()
     return written

@@ -90,7 +90,7 @@ JSON_FORMS: Final = ("messages", "claude-ai", "openai", "openai-agents", "langch
 def test_any_part_of_an_array_and_then_the_whole_is_the_whole(form: str) -> None:
     """However many of its values were there, the rest is added, and a second time nothing."""
     values = whole(form)
-    key = {} if form == "claude-ai" else {"key": "k"}
+    key: dict[str, Any] = {} if form == "claude-ai" else {"key": "k"}
     with Store("sqlite://") as other:
         other.import_from(values, form, **key)
         expected = told(other)
@@ -202,7 +202,7 @@ def test_lines_are_read_one_by_one(lines: list[bytes]) -> None:
     for each in found:
         if isinstance(each, Value):
             assert document.part(each.start, len(each.data)) == each.data
-            assert strategies.parsed(each.data) == each.value or each.value != each.value  # noqa: PLR0124
+            assert strategies.parsed(each.data) == each.value or each.value != each.value
 
 
 @given(st.lists(strategies.json_bytes(), max_size=6), st.integers(1, 9))

@@ -6,6 +6,8 @@ import base64
 import json
 import os
 import sqlite3
+import subprocess
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +17,7 @@ import pytest
 from conversation_store import Conversation, Imported, Origin, Store
 from conversation_store.errors import CodecError, ContentError
 from conversation_store.storage import log
+from conversation_store.testing import Answer, MessagesAPI
 from tests import pictures, sources
 
 SYSTEM: Final = "a system message is taken only where the caller says so: system=True"
@@ -141,7 +144,7 @@ def test_an_answer_that_went_on_takes_its_place(memory: Store) -> None:
     half = chat.turns[-1]
     chat = taken(memory, memory.import_from(session.written()))
     assert half.position not in [turn.position for turn in chat.turns]
-    assert recorded(memory, chat)[1:3] == [chat.turns[1].wire, half.wire]
+    assert recorded(memory, chat)[3:5] == [half.wire, chat.turns[3].wire]
 
 
 def test_what_differs_is_told_and_stays(store: Store) -> None:
@@ -227,10 +230,10 @@ def test_bad_lines_are_told_and_good_ones_taken(store: Store) -> None:
         b"[" * 300 + b"]" * 300 + b"\n",
         b"7\n",
     ]
-    mixed = [line for n, each in enumerate(lines) for line in (bad[n : n + 1] + [each])]
+    mixed = [line for n, each in enumerate(lines) for line in (*bad[n : n + 1], each)]
     report = store.import_from(b"".join(mixed))
     assert [each.place for each in report.refused] == ["line 1", "line 3", "line 5", "line 7", "line 9", "line 11"]
-    assert [turn.text for turn in taken(store, report).turns][0] == "Hello"
+    assert taken(store, report).turns[0].text == "Hello"
     assert report.added == 7
 
 
@@ -243,6 +246,71 @@ def test_no_line_changes_whose_a_message_is(memory: Store) -> None:
     report = memory.import_from(session.written(), system=True)
     assert [place for place, _ in reasons(report)] == ["line 1", "line 2"]
     assert said(taken(memory, report)) == [("user", "Hello")]
+
+
+@pytest.fixture
+def claude_code() -> Any:
+    """
+    Give the SDK that reads sessions of Claude Code, and brings the program.
+
+    It is no dependency of the tests: its program has 360 MB.
+    """
+    return sources.library("claude_agent_sdk")
+
+
+@pytest.fixture
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give Claude Code a folder of its own to keep sessions in, and one to work in."""
+    monkeypatch.setenv("CLAUDE_CONFIG_DIR", str(tmp_path / "home"))
+    (tmp_path / "ants").mkdir()
+    return tmp_path
+
+
+def test_the_main_line_is_the_one_its_own_sdk_reads(memory: Store, claude_code: Any, at_home: Path) -> None:
+    """The same entries in the same order, branches and parallel calls included."""
+    session = sources.eventful()
+    file = at_home / "home" / "projects" / "-ants" / f"{sources.SESSION}.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(session.written())
+    chat = taken(memory, memory.import_from(file))
+    ours = [told(chat, n)["uuid"] for n in range(len(chat.turns))]
+    flat = [name for each in ours for name in (each if isinstance(each, list) else [each])]
+    assert flat == [message.uuid for message in claude_code.get_session_messages(sources.SESSION)]
+
+
+def test_a_session_that_claude_code_writes(memory: Store, claude_code: Any, at_home: Path) -> None:
+    """The program itself, against an API on loopback: thinking, calls in parallel, and a session that is resumed."""
+    program = Path(claude_code.__file__).parent / "_bundled" / "claude"
+    if not program.exists():
+        pytest.skip("the SDK came without its program")
+    calls = [sources.call(1), sources.call(2)]
+    said_first = {"type": "text", "text": "Both:"}
+    with MessagesAPI(strict=False) as api:
+        api.answer("Hello.", Answer([said_first, *calls], thinking="Hm."), "Done.")
+        kept = {"HOME": str(at_home), "PATH": "/usr/bin:/bin", "CLAUDE_CONFIG_DIR": str(at_home / "home")}
+        quiet = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1", "DISABLE_TELEMETRY": "1"}
+        there = {"ANTHROPIC_BASE_URL": api.url, "ANTHROPIC_API_KEY": api.key}
+        for prompt in (["Hello"], ["--continue", "Look"]):
+            command = [str(program), "--print", "--model", "claude-haiku-4-5", "--allowedTools=Bash", *prompt]
+            folder = at_home / "ants"
+            subprocess.run(command, env=kept | quiet | there, cwd=folder, check=True, timeout=120, capture_output=True)
+            (file,) = (at_home / "home" / "projects").rglob("*.jsonl")
+            report = memory.import_from(file)
+            assert report.refused == []
+    chat = taken(memory, report)
+    assert (report.added, report.here) == (5, 2)
+    assert [(turn.role, [block.type for block in turn.content]) for turn in chat.turns] == [
+        ("user", ["text"]),
+        ("assistant", ["text"]),
+        ("user", ["text"]),
+        ("assistant", ["thinking", "text", "tool_use", "tool_use"]),
+        ("user", ["tool_result"]),
+        ("user", ["tool_result"]),
+        ("assistant", ["text"]),
+    ]
+    read = [message.uuid for message in claude_code.get_session_messages(file.stem)]
+    ours = [told(chat, n)["uuid"] for n in range(len(chat.turns))]
+    assert [name for each in ours for name in (each if isinstance(each, list) else [each])] == read
 
 
 # --- claude.ai -----------------------------------------------------------------------------------------------------
@@ -683,3 +751,20 @@ def test_progress_and_a_long_report(memory: Store) -> None:
     report = memory.import_from(data, progress=read.append)
     assert read[-1] == len(data)
     assert (len(report.refused), report.more, report.added) == (10_000, 50, 7)
+
+
+def test_a_long_session_is_read_line_by_line(memory: Store, tmp_path: Path) -> None:
+    """Sixty megabytes go through a few: of a line that was read, its place and its links alone are remembered."""
+    session, file = sources.Session(), tmp_path / "long.jsonl"
+    for n in range(1_000):
+        session.user(f"{n} " + "ant " * 4_000)
+        session.answer(f"msg_{n}", {"type": "text", "text": "ant " * 11_000})
+    file.write_bytes(session.written())
+    size = file.stat().st_size
+    session.lines.clear()
+    tracemalloc.start()
+    report = memory.import_from(file)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (report.added, size > 60_000_000) == (2_000, True)
+    assert most < 25_000_000
