@@ -377,6 +377,13 @@ class _Writer:
     def run(self) -> None:
         """Take every piece, up to one that differs from what is here."""
         self._find()
+        try:
+            self._take_all()
+        except CodecError as error:
+            self.of.note(Refused(self.transcript.id or self.key, str(error), self.transcript.id))
+        self._flush()
+
+    def _take_all(self) -> None:
         number = 0
         for piece in self.transcript.pieces:
             if isinstance(piece, Told) and (piece.role != "system" or self.of.terms.system):
@@ -388,7 +395,6 @@ class _Writer:
                 self.of.note(Refused(piece.place, reason, self.transcript.id))
             else:
                 self.of.note(piece)
-        self._flush()
 
     def _find(self) -> None:
         with self.of.database.read() as connection:

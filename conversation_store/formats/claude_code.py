@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from sys import intern
 from typing import Any, Final, NamedTuple
 
-from attrs import Factory, define
+from attrs import Factory, define, frozen
 
 from conversation_store.errors import CodecError
 from conversation_store.formats.documents import Document, Value
@@ -30,10 +30,10 @@ from conversation_store.formats.transcripts import (
     Transcript,
     beside,
     check_content,
-    said,
     string,
 )
 from conversation_store.record import canonical
+from conversation_store.record.canonical import Member
 
 FORM: Final = "claude-code"
 
@@ -220,54 +220,65 @@ class _Session:
                 yield Refused(place, str(error), conversation)
 
     def _told(self, turn: Sequence[_Entry], place: str) -> Told:
-        lines = [self.document.part(entry.start, entry.size) for entry in turn]
-        first = canonical.members(lines[0])
-        messages = [_member(line, "message") for line in lines]
-        if canonical.object_of(messages[0]).get("role") != turn[0].kind:
+        lines = [_line(self.document.part(entry.start, entry.size)) for entry in turn]
+        first, last = lines[0], lines[-1].message
+        if any(line.message.get("role") != turn[0].kind for line in lines):
             raise CodecError(f"the role in a line of type {turn[0].kind} is another one")
-        last = canonical.object_of(messages[-1])
-        known = {name: first[name].value for name in first if name in {"timestamp", "parentUuid", "requestId", "cwd"}}
         told = beside(
             id=last.get("id"),
             uuid=[entry.name for entry in turn] if len(turn) > 1 else turn[0].name,
-            parent=known.get("parentUuid"),
-            at=known.get("timestamp"),
-            request_id=known.get("requestId"),
-            directory=known.get("cwd"),
+            parent=first.told("parentUuid"),
+            at=first.told("timestamp"),
+            request_id=first.told("requestId"),
+            directory=first.told("cwd"),
             model=last.get("model"),
             stop_reason=last.get("stop_reason"),
             usage=last.get("usage"),
             agent=turn[0].agent,
         )
-        data = messages[0] if len(turn) == 1 else _joined(messages)
-        summary = "isCompactSummary" in first and first["isCompactSummary"].value is True
-        return said(data, place, told, grows=turn[0].message is not None, restarts=summary)
+        content = first.content if len(lines) == 1 else _joined(lines)
+        wire = b'{"role":"%s","content":%s}' % (turn[0].kind.encode(), content)
+        summary = first.told("isCompactSummary") is True
+        return Told(place, turn[0].kind, wire, told, grows=turn[0].message is not None, restarts=summary)
 
 
 def _is_result(block: object) -> bool:
     return isinstance(block, Mapping) and block.get("type") == "tool_result"
 
 
-def _member(data: bytes, name: str) -> bytes:
-    found = canonical.members(data).get(name)
-    if found is None:
-        raise CodecError(f"there is no {name}")
-    return data[found.start : found.end]
+@frozen
+class _Line:
+    """A line read again: its members, its message, and the bytes of the message's content."""
+
+    members: Mapping[str, Member]
+    message: Mapping[str, Any]
+    content: bytes
+
+    def told(self, name: str) -> Any:
+        """Read what the line tells beside the message."""
+        found = self.members.get(name)
+        return None if found is None else found.value
 
 
-def _joined(messages: Sequence[bytes]) -> bytes:
-    """Make one message of the lines of one answer; each block keeps its bytes."""
+def _line(data: bytes) -> _Line:
+    members = canonical.members(data)
+    found = members.get("message")
+    if found is None or not isinstance(found.value, Mapping):
+        raise CodecError("there is no message")
+    message = data[found.start : found.end]
+    content = canonical.members(message).get("content")
+    if content is None:
+        raise CodecError("there is no content")
+    check_content(content.value)
+    return _Line(members, found.value, message[content.start : content.end])
+
+
+def _joined(lines: Sequence[_Line]) -> bytes:
+    """Make one content of the lines of one answer; each block keeps its bytes."""
     blocks: list[bytes] = []
-    for message in messages:
-        members = canonical.members(message)
-        if "content" not in members:
-            raise CodecError("there is no content")
-        content = members["content"]
-        check_content(content.value)
-        data = message[content.start : content.end]
-        if isinstance(content.value, str):
-            blocks.append(canonical.compose({"type": b'"text"', "text": data}))
+    for line in lines:
+        if isinstance(line.message.get("content"), str):
+            blocks.append(canonical.compose({"type": b'"text"', "text": line.content}))
         else:
-            blocks += [data[item.start : item.end] for item in canonical.items(data)]
-    role = _member(messages[0], "role")
-    return canonical.compose({"role": role, "content": b"[" + b",".join(blocks) + b"]"})
+            blocks += [line.content[item.start : item.end] for item in canonical.items(line.content)]
+    return b"[" + b",".join(blocks) + b"]"

@@ -44,14 +44,12 @@ def fits(value: object) -> bool:
 def read(document: Document) -> Reading:
     """Read the messages of one conversation; it has its own id where the messages tell one."""
     values = document.values()
-    before: list[Refused] = []
     for value in values:
         if isinstance(value, Value) and fits(value.value):
             name = string(value.value.get("conversation_id"))
             yield Transcript(name, _Messages(name).pieces(value, values))
             return
-        before.append(value if isinstance(value, Refused) else Refused(value.place, "a message has a kind and parts"))
-        yield before[-1]
+        yield value if isinstance(value, Refused) else Refused(value.place, "a message has a kind and parts")
 
 
 @define

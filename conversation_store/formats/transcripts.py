@@ -119,7 +119,7 @@ def string(value: object) -> str | None:
     return text(value) if isinstance(value, str) and value else None
 
 
-def said(data: bytes, place: str, told: Mapping[str, Any], *, grows: bool = False, restarts: bool = False) -> Told:
+def said(data: bytes, place: str, told: Mapping[str, Any]) -> Told:
     """
     Take a message in the API's own shape; its content keeps its bytes.
 
@@ -127,8 +127,6 @@ def said(data: bytes, place: str, told: Mapping[str, Any], *, grows: bool = Fals
         data: The message as JSON; other members than role and content are left out.
         place: Where it stands.
         told: What is known beside it.
-        grows: As in ``Told``.
-        restarts: As in ``Told``.
 
     Raises:
         CodecError: It is no message.
@@ -142,7 +140,7 @@ def said(data: bytes, place: str, told: Mapping[str, Any], *, grows: bool = Fals
     content = members["content"]
     check_content(content.value)
     wire = canonical.compose({"role": canonical.dumps(role), "content": data[content.start : content.end]})
-    return Told(place, str(role), wire, told, grows, restarts)
+    return Told(place, str(role), wire, told)
 
 
 def check_content(content: object) -> None:
