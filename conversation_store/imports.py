@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from hashlib import sha256
 from io import BytesIO
@@ -29,6 +29,7 @@ from conversation_store.errors import (
     CodecError,
     ConflictError,
     ContentError,
+    ConversationStoreError,
     LeaseLostError,
     UnknownOutcomeError,
 )
@@ -140,19 +141,23 @@ def take(database: Database, scope: str, options: Options, source: Source, terms
     if terms.form is not None and terms.form not in FORMS:
         raise ContentError("form", f"is one of {', '.join(FORMS)}")
     with ExitStack() as held:
-        opened = _opened(source, held)
-        if opened.path is not None:
-            tables = held.enter_context(ForeignTables(opened.path))
-            what = "this SQLite file has no table that an importer knows"
-            form = _chosen(_fitting_tables(tables), terms.form, list(_TABLES), what)
-            reading = _TABLES[form].read(tables)
-        else:
-            document = Document(opened.file, opened.name, terms.progress)
-            what = "this is no transcript that an importer knows"
-            fitting = [terms.form] if terms.form and terms.form in _TEXTS else _fitting_text(document)
-            form = _chosen(fitting, terms.form, list(_TEXTS), what)
-            reading = _TEXTS[form].read(document)
+        with _told_of_the_source():
+            opened = _opened(source, held)
+            form, reading = _reading(opened, terms, held)
         return _Import(database, scope, options, terms, form, opened.name).run(reading)
+
+
+def _reading(opened: _Opened, terms: Terms, held: ExitStack) -> tuple[str, Reading]:
+    if opened.path is not None:
+        tables = held.enter_context(ForeignTables(opened.path))
+        what = "this SQLite file has no table that an importer knows"
+        form = _chosen(_fitting_tables(tables), terms.form, list(_TABLES), what)
+        return form, _TABLES[form].read(tables)
+    document = Document(opened.file, opened.name, terms.progress)
+    what = "this is no transcript that an importer knows"
+    fitting = [terms.form] if terms.form and terms.form in _TEXTS else _fitting_text(document)
+    form = _chosen(fitting, terms.form, list(_TEXTS), what)
+    return form, _TEXTS[form].read(document)
 
 
 # --- the source ----------------------------------------------------------------------------------------------------
@@ -166,11 +171,21 @@ def forms_of(source: Source) -> Sequence[str]:
         ContentError: It cannot be read.
         CodecError: It is a SQLite file, and damaged.
     """
-    with ExitStack() as held:
+    with _told_of_the_source(), ExitStack() as held:
         opened = _opened(source, held)
         if opened.path is not None:
             return _fitting_tables(held.enter_context(ForeignTables(opened.path)))
         return _fitting_text(Document(opened.file))
+
+
+@contextmanager
+def _told_of_the_source() -> Iterator[None]:
+    try:
+        yield
+    except ConversationStoreError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ContentError("source", f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 @frozen
@@ -194,10 +209,7 @@ def _file(source: Source, held: ExitStack) -> tuple[BinaryIO, str, Path | None]:
     path: Path | None
     if isinstance(source, (str, PathLike)):
         path = Path(source)
-        try:
-            return held.enter_context(path.open("rb")), text(path.name), path
-        except (OSError, ValueError) as error:
-            raise ContentError("source", f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        return held.enter_context(path.open("rb")), text(path.name), path
     if isinstance(source, (bytes, bytearray)):
         return BytesIO(source), "", None
     if isinstance(source, (Sequence, Mapping)):
@@ -286,8 +298,8 @@ class _Import:
                     self._transcript(found)
                 else:
                     self.note(found)
-        except CodecError as error:
-            self.note(Refused("the source", str(error)))
+        except (CodecError, OSError) as error:
+            self.note(Refused("the source", f"what follows cannot be read: {error}"))
         return Imported(
             form=self.form,
             taken=self.taken,
@@ -379,8 +391,9 @@ class _Writer:
         self._find()
         try:
             self._take_all()
-        except CodecError as error:
-            self.of.note(Refused(self.transcript.id or self.key, str(error), self.transcript.id))
+        except (CodecError, OSError) as error:
+            reason = f"what follows cannot be read: {error}"
+            self.of.note(Refused(self.transcript.id or self.key, reason, self.transcript.id))
         self._flush()
 
     def _take_all(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import errno
+import io
 import json
 import os
 import sqlite3
@@ -768,3 +770,45 @@ def test_a_long_session_is_read_line_by_line(memory: Store, tmp_path: Path) -> N
     tracemalloc.stop()
     assert (report.added, size > 60_000_000) == (2_000, True)
     assert most < 25_000_000
+
+
+class Torn(io.BytesIO):
+    """A file on a disk that gives up after so many bytes."""
+
+    left = 1 << 62
+
+    def read(self, count: int | None = -1, /) -> bytes:
+        """Read, as long as there is something left."""
+        data = super().read(count)
+        self.left -= len(data)
+        if self.left < 0:
+            raise OSError(errno.EIO, "Input/output error")
+        return data
+
+
+def test_what_was_read_before_a_disk_gave_up_is_kept(store: Store) -> None:
+    """Turns are written some at a time: those read are there, the fault is told, and the next import goes on."""
+    turns = [{"role": "tool", "tool_call_id": f"c{n}", "content": "ant " * 1_000} for n in range(2_000)]
+    file = Torn(json.dumps(turns).encode())
+    file.left = 5_500_000
+    report = store.import_from(file, "openai", key="a")
+    assert 300 < report.added < 2_000
+    assert [each.reason for each in report.refused] == ["what follows cannot be read: [Errno 5] Input/output error"]
+    assert store.import_from(turns, "openai", key="a").added == 2_000 - report.added
+    with pytest.raises(ContentError, match="cannot be read: Input/output error"):
+        store.import_from(file)
+    chat = taken(store, report)
+    results: list[Any] = [block for turn in chat.turns for block in turn.content]
+    assert [result.tool_use_id for result in results] == [turn["tool_call_id"] for turn in turns]
+
+
+def test_a_busy_conversation_is_left_alone(store: Store) -> None:
+    """While an answer is awaited nothing is put in between; afterwards it is the conversation's own."""
+    session = sources.eventful()
+    chat = taken(store, store.import_from(session.written(4)))
+    chat.update(model="claude-haiku-4-5", max_tokens=64)
+    chat.begin("And?")
+    report = store.import_from(session.written())
+    assert report.added == 0
+    assert len(report.refused) == 1
+    assert store.import_from(session.written(4)).here == 2
