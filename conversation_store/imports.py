@@ -27,6 +27,7 @@ from conversation_store.attachments import Detached
 from conversation_store.errors import (
     BusyError,
     CodecError,
+    ConfigurationError,
     ConflictError,
     ContentError,
     ConversationStoreError,
@@ -330,7 +331,7 @@ class _Import:
         writer = _Writer(self, transcript, key)
         try:
             writer.run()
-        except (BusyError, ConflictError, LeaseLostError, UnknownOutcomeError, ContentError) as error:
+        except (BusyError, ConfigurationError, ConflictError, LeaseLostError, UnknownOutcomeError) as error:
             self.note(Refused(transcript.id or key, str(error), transcript.id))
         self.added += writer.added
         self.here += writer.here
@@ -344,23 +345,23 @@ class _Import:
             self._first = name
         if self.terms.key is not None:
             if self._met == 1:
-                return _fitting(self.terms.key)
+                return _as_key(self.terms.key)
             if name is None or not self._first or not name.startswith(f"{self._first}/"):
                 raise _NoKeyError("a key names one conversation, and the source has more: give a prefix")
-            return _fitting(self.terms.key + name.removeprefix(self._first))
+            return _as_key(self.terms.key + name.removeprefix(self._first))
         prefix = f"{self.form}:" if self.terms.prefix is None else self.terms.prefix
         if name is None:
             if not self.name:
                 raise ContentError("key", "the source does not name its conversation: give a key")
             name = self.name if self._met == 1 else f"{self.name}#{self._met}"
-        return _fitting(prefix + name)
+        return _as_key(prefix + name)
 
 
 class _NoKeyError(Exception):
     """Why a conversation can have no key."""
 
 
-def _fitting(key: str) -> str:
+def _as_key(key: str) -> str:
     try:
         size = len(key.encode())
     except UnicodeEncodeError:
@@ -507,7 +508,7 @@ class _Writer:
     def _create(self, turns: Sequence[Entry], uses: Mapping[int, Sequence[Blob]], at: int) -> History:
         """Make the conversation and its first turns in one transaction."""
         self.of.options.set_model(self.transcript.settings.get("model"))
-        settings, _ = Settings().updated(self.transcript.settings)
+        settings = self._settings()
         new, title = identity.new_id(), self.transcript.title
         opened = draft("opened", at=at, salt=identity.new_salt(), fields={"format": 1}, about={"key": self.key})
         drafts = [opened, settings_draft(settings, at)]
@@ -525,6 +526,16 @@ class _Writer:
         if not made or kept is None:
             raise ConflictError(new if kept is None else kept.id, 0, 0 if kept is None else kept.head.length)
         return History(self.of.database, kept, self.of.options)
+
+    def _settings(self) -> Settings:
+        """Take the source's settings, but for those that are none."""
+        settings = Settings()
+        for name, value in self.transcript.settings.items():
+            try:
+                settings, _ = settings.updated({name: value})
+            except ContentError as error:
+                self.of.note(Refused(self.transcript.id or self.key, str(error), self.transcript.id))
+        return settings
 
 
 def _create(connection: Connection, commit: log.Commit, key: str, title: str | None) -> bool:

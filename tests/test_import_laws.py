@@ -113,7 +113,9 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
         at = draw(st.integers(0, len(torn)))
         to = min(len(torn), at + draw(st.integers(0, 40)))
         junk = draw(
-            st.binary(max_size=8) | strategies.json_bytes() | st.sampled_from([b"[" * 300, b"\xff", b'"', b"}"])
+            st.binary(max_size=8)
+            | strategies.json_bytes()
+            | st.sampled_from([b"[" * 300, b"\xff", b'"', b"}", b"1e999", b'"\\ud800"'])
         )
         torn[at:to] = draw(st.sampled_from([b"", junk, bytes(torn[at:to]) * 2]))
     return bytes(torn)

@@ -628,6 +628,27 @@ def test_messages_and_bodies(store: Store) -> None:
     assert told(chat, 0)["id"] == "m1"
 
 
+def test_a_setting_that_is_none_does_not_keep_the_messages_back(memory: Store) -> None:
+    """It is told, and the others are set."""
+    body = {"model": "claude-haiku-4-5", "\u00e4": 1, "messages": [{"role": "user", "content": "Hi"}]}
+    report = memory.import_from(body, "messages", key="a")
+    assert len(report.refused) == 1
+    assert dict(taken(memory, report).settings) == {"model": "claude-haiku-4-5"}
+    with Store("sqlite://", on_unlisted="error") as strict:
+        refused = strict.import_from({**body, "model": "claude-none"}, "messages", key="a")
+        assert (refused.taken, len(refused.refused)) == ([], 1)
+
+
+def test_numbers_beyond_floats_are_told(memory: Store) -> None:
+    """What cannot be written as it was read is refused by its part, not by an error."""
+    returned = b'{"part_kind":"tool-return","tool_call_id":"t","tool_name":"f","content":{"a":1e999}}'
+    said_too = b'{"part_kind":"user-prompt","content":"Hi"}'
+    data = b'[{"kind":"request","parts":[%s,%s]},{"kind":"response","parts":[{"part_kind":"text","content":"x"}]}]'
+    report = memory.import_from(data % (returned, said_too), key="a")
+    assert reasons(report) == [("[0].parts[0].content", "a: inf is no JSON number")]
+    assert [turn.text for turn in taken(memory, report).turns] == ["Hi", "x"]
+
+
 # --- sources, forms and keys ---------------------------------------------------------------------------------------
 
 

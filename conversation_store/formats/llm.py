@@ -18,7 +18,7 @@ from attrs import define
 from conversation_store.errors import CodecError
 from conversation_store.formats.rows import Tables, has, json_in, text_in
 from conversation_store.formats.transcripts import Assembly, Piece, Reading, Refused, Transcript, beside, of_data
-from conversation_store.record import canonical, splices
+from conversation_store.record import splices
 
 FORM: Final = "llm"
 
@@ -153,8 +153,7 @@ class _Log:
 
     def _add_result(self, made: Assembly, told: Mapping[str, Any], where: str) -> None:
         inside = Assembly(f"{made.place}{where}", made.conversation)
-        output = told.get("output")
-        inside.words(output if isinstance(output, str) or output is None else canonical.dumps(output).decode())
+        inside.json(told.get("output"), ".output")
         attachments = told.get("attachments")
         for n, each in enumerate(attachments if isinstance(attachments, list) else ()):
             self._attach(inside, each.get("id") if isinstance(each, Mapping) else None, f".attachments[{n}]")

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from attrs import define
 
-from conversation_store.errors import ContentError
 from conversation_store.formats.documents import Document, Value
 from conversation_store.formats.transcripts import (
     Assembly,
@@ -26,7 +25,6 @@ from conversation_store.formats.transcripts import (
     of_data,
     string,
 )
-from conversation_store.record import canonical
 
 FORM: Final = "pydantic-ai"
 
@@ -137,10 +135,12 @@ def _add_asked(results: Assembly, made: Assembly, part: Mapping[str, Any], where
             results.refused += inside.refused
             results.result(part.get("tool_call_id"), inside.blocks, where, failed=failed)
         case "retry-prompt" if part.get("tool_name") is not None:
-            blocks = [{"type": "text", "text": _words_of(part.get("content"))}]
-            results.result(part.get("tool_call_id"), blocks, where, failed=True)
+            inside = Assembly(f"{results.place}{where}.content", results.conversation)
+            inside.json(part.get("content"))
+            results.refused += inside.refused
+            results.result(part.get("tool_call_id"), inside.blocks, where, failed=True)
         case "retry-prompt" | "retry-feedback":
-            made.words(_words_of(part.get("content")), where)
+            made.json(part.get("content"), where)
         case kind:
             made.refuse(where, f"a part of kind {str(kind)[:40]} has no place in the Messages API")
 
@@ -207,15 +207,9 @@ def _add_returned(made: Assembly, content: object) -> None:
     found = [_block(piece) if isinstance(piece, Mapping) else None for piece in pieces]
     if any(found):
         for piece, block in zip(pieces, found, strict=True):
-            made.add(block) if block else made.words(_words_of(piece))
+            if block:
+                made.add(block)
+            else:
+                made.json(piece)
     else:
-        made.words(_words_of(content))
-
-
-def _words_of(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    try:
-        return canonical.dumps(value).decode()
-    except ContentError:
-        return canonical.header({"": value}).decode()[4:-1]
+        made.json(content)

@@ -186,6 +186,13 @@ class Assembly:
         elif value is not None:
             self.refuse(where, "text is a string")
 
+    def json(self, value: object, where: str = "") -> None:
+        """Add text: a string, or the JSON of anything else."""
+        try:
+            self.words(value if value is None or isinstance(value, str) else canonical.dumps(value).decode(), where)
+        except ContentError as error:
+            self.refuse(where, str(error))
+
     def add(self, block: Mapping[str, Any]) -> None:
         """Add a block."""
         self.blocks.append(dict(block))
