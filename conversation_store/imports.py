@@ -103,6 +103,10 @@ class Imported:
     left_out: Mapping[str, int]
 
 
+def _silent(_read: int) -> None:
+    """Tell nobody."""
+
+
 @frozen(kw_only=True)
 class Terms:
     """
@@ -113,14 +117,14 @@ class Terms:
         key: The key of its one conversation.
         prefix: What the keys of its conversations begin with, before the source's own ids; None for the form.
         system: Whether system messages are taken, as turns of the role ``system``.
-        progress: Is told how many bytes of the source were read.
+        progress: Is told how many bytes of the source were read; of tables, how many of messages.
     """
 
     form: str | None = None
     key: str | None = None
     prefix: str | None = None
     system: bool = False
-    progress: Callable[[int], None] = lambda _read: None
+    progress: Callable[[int], None] = _silent
 
 
 _TEXTS: Final[Mapping[str, Any]] = {
@@ -145,7 +149,8 @@ def take(database: Database, scope: str, options: Options, source: Source, terms
         with _told_of_the_source():
             opened = _opened(source, held)
             form, reading = _reading(opened, terms, held)
-        return _Import(database, scope, options, terms, form, opened.name).run(reading)
+        counted = terms.progress if opened.path is not None else _silent
+        return _Import(database, scope, options, terms, form, opened.name, counted).run(reading)
 
 
 def _reading(opened: _Opened, terms: Terms, held: ExitStack) -> tuple[str, Reading]:
@@ -282,12 +287,14 @@ class _Import:
     terms: Terms
     form: str
     name: str
+    progress: Callable[[int], None]
     taken: list[Taken] = field(factory=list, init=False)
     added: int = field(default=0, init=False)
     here: int = field(default=0, init=False)
     refused: list[Refused] = field(factory=list, init=False)
     more: int = field(default=0, init=False)
     left_out: Counter[str] = field(factory=Counter, init=False)
+    _read: int = field(default=0, init=False)
     _first: str | None = field(default=None, init=False)
     _met: int = field(default=0, init=False)
 
@@ -310,6 +317,11 @@ class _Import:
             more=self.more,
             left_out=dict(self.left_out),
         )
+
+    def count(self, told: Told) -> None:
+        """Count what was read of tables, where nobody knows how far into the file that is."""
+        self._read += len(told.wire)
+        self.progress(self._read)
 
     def note(self, found: Refused | LeftOut) -> None:
         """Note what was not taken."""
@@ -400,6 +412,8 @@ class _Writer:
     def _take_all(self) -> None:
         number = 0
         for piece in self.transcript.pieces:
+            if isinstance(piece, Told):
+                self.of.count(piece)
             if isinstance(piece, Told) and (piece.role != "system" or self.of.terms.system):
                 if not self._take(number, piece):
                     break

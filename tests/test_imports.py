@@ -767,12 +767,15 @@ def test_sqlite_files_that_are_none(memory: Store, tmp_path: Path) -> None:
         memory.import_from(other)
 
 
-def test_progress_and_a_long_report(memory: Store) -> None:
+def test_progress_and_a_long_report(memory: Store, tmp_path: Path) -> None:
     """Bytes are told while they are read; of refusals without end the first ten thousand are listed."""
     read: list[int] = []
     data = sources.eventful().written() + b"x\n" * 10_050
     report = memory.import_from(data, progress=read.append)
     assert read[-1] == len(data)
+    sources.agents_session(tmp_path / "agents.db", "user 7")
+    memory.import_from(tmp_path / "agents.db", progress=read.append)
+    assert read[-1] == sum(len(turn.wire) for turn in memory.get("openai-agents:user 7").turns)
     assert (len(report.refused), report.more, report.added) == (10_000, 50, 7)
 
 

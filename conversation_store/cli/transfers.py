@@ -127,6 +127,7 @@ def import_(
             named = getattr(file, "name", None)
             name = Path(named).name if isinstance(named, str) and not named.startswith("<") else ""
             return _told(screen, *_messages(store, source, key, name))
+        whole = size(source.seek(0, os.SEEK_END))
         try:
             report = store.import_from(
                 source,
@@ -134,7 +135,7 @@ def import_(
                 key=key,
                 prefix=prefix,
                 system=system,
-                progress=lambda read: progress.show(f"{size(read)} read"),
+                progress=lambda read: progress.show(f"{size(read)} of {whole} read"),
             )
         except CodecError as error:
             raise click.ClickException(str(error)) from None
