@@ -9,6 +9,9 @@ import json
 import os
 import sqlite3
 import subprocess
+import sys
+import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -836,3 +839,60 @@ def test_a_busy_conversation_is_left_alone(store: Store) -> None:
     assert report.added == 0
     assert len(report.refused) == 1
     assert store.import_from(session.written(4)).here == 2
+
+
+def long_session(turns: int) -> sources.Session:
+    """Make a session of many turns."""
+    session = sources.Session()
+    for n in range(turns // 2):
+        session.user(f"{n} " + "ant " * 500)
+        session.answer(f"msg_{n}", {"type": "text", "text": f"{n}"})
+    return session
+
+
+IMPORTING: Final = """
+import sys
+from conversation_store import Store
+with Store(sys.argv[1]) as store:
+    store.import_from(sys.argv[2])
+"""
+
+
+def test_an_import_that_was_killed_goes_on(database_url: str, store: Store, tmp_path: Path) -> None:
+    """A process that dies in the middle leaves whole turns and a sound chain; the next import adds the rest."""
+    session, file = long_session(6_000), tmp_path / "long.jsonl"
+    file.write_bytes(session.written())
+    importing = subprocess.Popen([sys.executable, "-c", IMPORTING, database_url, str(file)])
+    try:
+        while importing.poll() is None and sum(each.version for each in store.list()) < 600:
+            time.sleep(0.005)
+    finally:
+        importing.kill()
+        importing.wait()
+    (half,) = store.list()
+    assert 600 <= half.version < 6_002
+    assert store.verify() == []
+    report = store.import_from(file)
+    assert report.here == half.version - 2
+    assert report.added == 6_000 - report.here
+    assert [turn.text[:5] for turn in taken(store, report).turns[-2:]] == ["2999 ", "2999"]
+
+
+def test_two_at_once_double_nothing(database_url: str, store: Store, tmp_path: Path) -> None:
+    """One of them is told that another was faster; afterwards everything is there once."""
+    data = long_session(2_000).written()
+    reports: list[Imported] = []
+
+    def run() -> None:
+        with Store(database_url) as other:
+            reports.append(other.import_from(data))
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    last = store.import_from(data)
+    assert sum(report.added for report in [*reports, last]) == 2_000
+    assert store.import_from(data).here == 2_000
+    assert len(recorded(store, taken(store, last))) == 2_000
