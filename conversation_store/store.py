@@ -516,8 +516,8 @@ class Store:
                 that does not name its conversation is named after its file.
             system: Take system messages too, as turns of the role ``system``. Without it they are told: whoever wrote
                 the source would otherwise speak with the operator's voice. None ever becomes the ``system`` parameter.
-            progress: Is told from time to time how many bytes of the source were read; of tables, how many of
-                messages.
+            progress: Is told from time to time how many bytes of the source were read (a session of Claude Code
+                is read twice); of tables, how many of messages.
 
         Raises:
             ContentError: There is no such form or file; the form cannot be told (it says which may be meant); a key is

@@ -84,6 +84,7 @@ def test_a_session_of_claude_code(store: Store, tmp_path: Path) -> None:
     assert report.left_out == {
         "line of type queue-operation": 1,
         "line of type attachment": 1,
+        "toolUseResult, which a result has beside its content": 2,
         "line of type ai-title": 1,
         "line of type system": 1,
         "entry of a branch that was left": 1,
@@ -775,7 +776,7 @@ def test_progress_and_a_long_report(memory: Store, tmp_path: Path) -> None:
     read: list[int] = []
     data = sources.eventful().written() + b"x\n" * 10_050
     report = memory.import_from(data, progress=read.append)
-    assert read[-1] == len(data)
+    assert max(read) == len(data)
     sources.agents_session(tmp_path / "agents.db", "user 7")
     memory.import_from(tmp_path / "agents.db", progress=read.append)
     assert read[-1] == sum(len(turn.wire) for turn in memory.get("openai-agents:user 7").turns)

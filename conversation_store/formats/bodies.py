@@ -35,23 +35,15 @@ def fits(value: object) -> bool:
 
 def read(document: Document) -> Reading:
     """Read an array of messages, or bodies with theirs."""
-    values = document.values()
-    first = next(values, None)
-    while isinstance(first, Refused):
-        yield first
-        first = next(values, None)
+    before, first, values = document.from_first()
+    yield from before
     if first is None:
         return
     if isinstance(first.value, Mapping) and "messages" in first.value:
-        for value in _all(first, values):
+        for value in values:
             yield value if isinstance(value, Refused) else _body(value)
     else:
-        yield Transcript(None, _messages(_all(first, values)))
-
-
-def _all(first: Value, rest: Iterable[Value | Refused]) -> Iterator[Value | Refused]:
-    yield first
-    yield from rest
+        yield Transcript(None, _messages(values))
 
 
 def _body(value: Value) -> Transcript | Refused:

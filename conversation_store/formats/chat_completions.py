@@ -12,9 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from attrs import define
-
-from conversation_store.formats.documents import Document, Value
+from conversation_store.formats.documents import Document
 from conversation_store.formats.transcripts import (
     Assembly,
     LeftOut,
@@ -50,45 +48,29 @@ def fits(value: object) -> bool:
 
 def read(document: Document) -> Reading:
     """Read an array of messages, or bodies with their messages: one, or one a line."""
-    found = document.values()
-    first = next(found, None)
-    while isinstance(first, Refused):
-        yield first
-        first = next(found, None)
+    before, first, values = document.from_first()
+    yield from before
     if first is None:
         return
     if isinstance(first.value, Mapping) and "messages" in first.value:
-        yield from _bodies(first, found)
+        for value in values:
+            if isinstance(value, Refused):
+                yield value
+            else:
+                yield from _body(value.place, value.value)
     else:
-        yield Transcript(None, _pieces(_Placed(first, found)))
+        placed = (value if isinstance(value, Refused) else (value.place, value.value) for value in values)
+        yield Transcript(None, _pieces(placed))
 
 
-@define
-class _Placed:
-    """The values of a document from the first one on."""
-
-    first: Value
-    rest: Iterable[Value | Refused]
-
-    def __iter__(self) -> Iterator[tuple[str, object] | Refused]:
-        yield self.first.place, self.first.value
-        for value in self.rest:
-            yield value if isinstance(value, Refused) else (value.place, value.value)
-
-
-def _bodies(first: Value, rest: Iterable[Value | Refused]) -> Reading:
-    for found in _Placed(first, rest):
-        if isinstance(found, Refused):
-            yield found
-            continue
-        place, body = found
-        messages = body.get("messages") if isinstance(body, Mapping) else None
-        if not isinstance(messages, list) or not isinstance(body, Mapping):
-            yield Refused(place, "a body has an array of messages")
-            continue
-        yield from (LeftOut(f"parameter {name[:40]} of another API") for name in body if name not in {"messages", "id"})
-        placed = ((f"{place}.messages[{n}]", message) for n, message in enumerate(messages))
-        yield Transcript(string(body.get("id")), _pieces(placed))
+def _body(place: str, body: object) -> Reading:
+    messages = body.get("messages") if isinstance(body, Mapping) else None
+    if not isinstance(body, Mapping) or not isinstance(messages, list):
+        yield Refused(place, "a body has an array of messages")
+        return
+    yield from (LeftOut(f"parameter {name[:40]} of another API") for name in body if name not in {"messages", "id"})
+    placed = ((f"{place}.messages[{n}]", message) for n, message in enumerate(messages))
+    yield Transcript(string(body.get("id")), _pieces(placed))
 
 
 def _pieces(messages: Iterable[tuple[str, object] | Refused]) -> Iterator[Piece]:

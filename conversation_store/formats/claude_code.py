@@ -13,7 +13,7 @@ Source: the session files that Claude Code 2.1 writes, and the reading of them i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from sys import intern
 from typing import Any, Final, NamedTuple
 
@@ -99,44 +99,31 @@ class _Session:
         yield from (LeftOut(kind, count) for kind, count in self.others.items())
 
     def _note(self, value: Value, told: Mapping[str, Any], kind: str) -> str | None:
-        name, parent = told.get("uuid"), told.get("parentUuid") or told.get("logicalParentUuid")
+        """Remember a line; say what is wrong with it."""
         if kind in _TITLES and isinstance(title := told.get(_TITLES[kind]), str):
             self.titles[kind] = title
-        message = told.get("message")
+        name, message = told.get("uuid"), told.get("message")
         if kind in _SPEAKERS and not (isinstance(name, str) and isinstance(message, Mapping)):
             return f"a line of type {kind} has a uuid and a message"
         if told.get("isApiErrorMessage") is True:
             kind = _NOTICE
         if kind not in _SPEAKERS:
             self.others[kind if kind == _NOTICE else f"line of type {kind[:40]}"] += 1
-        if kind not in _LINKED or not isinstance(name, str):
-            return None
-        id_ = message.get("id") if isinstance(message, Mapping) and kind == "assistant" else None
-        agent = string(told.get("agentId"))
-        content = message.get("content") if isinstance(message, Mapping) else None
-        entry = _Entry(
-            line=value.line,
-            start=value.start,
-            size=value.size,
-            name=name,
-            parent=self._one(parent) if isinstance(parent, str) and parent != name else None,
-            kind=intern(kind),
-            message=f"{agent or ''} {told.get('isSidechain') is True} {id_}" if isinstance(id_, str) and id_ else None,
-            agent=None if agent is None else intern(agent),
-            side=told.get("isSidechain") is True,
-            aside=told.get("isMeta") is True or bool(told.get("teamName")),
-            result=isinstance(content, list) and any(_is_result(block) for block in content),
-            session=intern(string(told.get("sessionId")) or "") or None,
-        )
-        if name in self.entries:
+        if told.get("toolUseResult") is not None:
+            self.others["toolUseResult, which a result has beside its content"] += 1
+        if kind in _LINKED and isinstance(name, str):
+            self._remember(_entry(value, told, kind, self._one))
+        return None
+
+    def _remember(self, entry: _Entry) -> None:
+        if entry.name in self.entries:
             self.others["line told a second time"] += 1
-            return None
-        self.entries[name] = entry
+            return
+        self.entries[entry.name] = entry
         if entry.message is not None:
             self.answers.setdefault(entry.message, []).append(entry)
         if entry.result and entry.parent is not None:
             self.results.setdefault(entry.parent, []).append(entry)
-        return None
 
     def _one(self, name: str) -> str:
         """Give the string that is in memory already: the index of a session is as long as the session."""
@@ -146,9 +133,8 @@ class _Session:
     def transcripts(self) -> Reading:
         """Give the main line, then the sidechains."""
         leaves = self._leaves()
-        main = [leaf for leaf in leaves if not leaf.side and not leaf.aside] or [
-            leaf for leaf in leaves if not leaf.side
-        ]
+        ours = [leaf for leaf in leaves if not leaf.side]
+        main = [leaf for leaf in ours if not leaf.aside] or ours
         if main:
             leaf = max(main, key=lambda each: each.line)
             yield self._transcript(leaf, leaf.session or self.document.name or None, self._title)
@@ -214,6 +200,7 @@ class _Session:
     def _pieces(self, turns: Sequence[Sequence[_Entry]], conversation: str | None) -> Iterator[Piece]:
         for turn in turns:
             place = f"line {turn[0].line}"
+            self.document.progress(turn[-1].start + turn[-1].size)
             try:
                 yield self._told(turn, place)
             except CodecError as error:
@@ -240,6 +227,28 @@ class _Session:
         wire = b'{"role":"%s","content":%s}' % (turn[0].kind.encode(), content)
         summary = first.told("isCompactSummary") is True
         return Told(place, turn[0].kind, wire, told, grows=turn[0].message is not None, restarts=summary)
+
+
+def _entry(value: Value, told: Mapping[str, Any], kind: str, known: Callable[[str], str]) -> _Entry:
+    """Take what is remembered of a line; *known* gives a name that is in memory already."""
+    parent = told.get("parentUuid") or told.get("logicalParentUuid")
+    message, agent, side = told.get("message"), string(told.get("agentId")), told.get("isSidechain") is True
+    id_ = message.get("id") if isinstance(message, Mapping) and kind == "assistant" else None
+    content = message.get("content") if isinstance(message, Mapping) else None
+    return _Entry(
+        line=value.line,
+        start=value.start,
+        size=value.size,
+        name=told["uuid"],
+        parent=known(parent) if isinstance(parent, str) and parent != told["uuid"] else None,
+        kind=intern(kind),
+        message=f"{agent or ''} {side} {id_}" if isinstance(id_, str) and id_ else None,
+        agent=None if agent is None else intern(agent),
+        side=side,
+        aside=told.get("isMeta") is True or bool(told.get("teamName")),
+        result=isinstance(content, list) and any(_is_result(block) for block in content),
+        session=intern(string(told.get("sessionId")) or "") or None,
+    )
 
 
 def _is_result(block: object) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from io import SEEK_SET
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, BinaryIO, Final
 
 from attrs import field, frozen
@@ -120,6 +120,16 @@ class Document:
                 yield from self.lines()
             elif whole is not None:
                 yield whole
+
+    def from_first(self) -> tuple[list[Refused], Value | None, Iterator[Value | Refused]]:
+        """Give what cannot be read before the first value, that value, and all values from it on."""
+        values = self.values()
+        before: list[Refused] = []
+        for value in values:
+            if isinstance(value, Value):
+                return before, value, chain([value], values)
+            before.append(value)
+        return before, None, values
 
     def _has_objects(self, lines: int) -> bool:
         found = islice(self.lines(), lines)
