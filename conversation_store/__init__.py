@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from conversation_store.audit.verify import Fault
     from conversation_store.conversation import Conversation
     from conversation_store.errors import ConversationStoreError
+    from conversation_store.formats.transcripts import Refused
+    from conversation_store.imports import Imported
     from conversation_store.pending import Pending
     from conversation_store.record.blocks import (
         ABSENT,
@@ -57,10 +59,12 @@ __all__ = [
     "Hit",
     "Hits",
     "Image",
+    "Imported",
     "Listed",
     "Models",
     "Origin",
     "Pending",
+    "Refused",
     "Reply",
     "Request",
     "State",
@@ -86,6 +90,8 @@ _HOMES: Final = {
     "audit.verify": ("Fault",),
     "conversation": ("Conversation",),
     "errors": ("ConversationStoreError",),
+    "formats.transcripts": ("Refused",),
+    "imports": ("Imported",),
     "pending": ("Pending",),
     "record.blocks": (
         "ABSENT",

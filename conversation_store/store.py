@@ -17,7 +17,7 @@ from uuid import UUID
 from attrs import evolve, frozen
 from sqlalchemy import URL, Engine
 
-from conversation_store import exchanges, transfer
+from conversation_store import exchanges, imports, transfer
 from conversation_store.api import models as model_data
 from conversation_store.api.client import Client
 from conversation_store.api.models import Models
@@ -27,6 +27,7 @@ from conversation_store.conversation import Conversation
 from conversation_store.errors import ContentError, DatabaseError, LineError, NotFoundError, TransferError
 from conversation_store.formats import messages
 from conversation_store.history import OnUnlisted, Options, settings_draft
+from conversation_store.imports import Imported, Source, Terms
 from conversation_store.record import canonical, chain, words
 from conversation_store.record.chain import draft
 from conversation_store.record.cost import Totals
@@ -490,6 +491,48 @@ class Store:
         conversation = self.open(name, **settings) if kept is None else self._conversation(kept)
         added = conversation.append_imported(found, source)
         return Taken(id=conversation.id, key=name, length=conversation.version, added=added)
+
+    def import_from(
+        self,
+        source: Source,
+        form: str | None = None,
+        *,
+        key: str | None = None,
+        prefix: str | None = None,
+        system: bool = False,
+        progress: Callable[[int], None] = lambda _read: None,
+    ) -> Imported:
+        """
+        Import another program's transcripts: whatever can be taken is, and what cannot is told with its place.
+
+        Turns have the origin ``imported`` and keep the source's ids and times in their ``about``. Content in the API's
+        own shape keeps its bytes; another API's is converted once. Again it adds nothing; of a source that has grown
+        it adds what is new. Where a turn that is here differs, that is told and the conversation stays as it is. The
+        source is only read, a piece at a time.
+
+        Args:
+            source: The path of a file, its bytes, an open file, or the values that its JSON would give.
+            form: Whose: ``messages`` (the API's own array, or bodies of requests), ``claude-code`` (a session's lines),
+                ``claude-ai`` (``conversations.json`` of an export), ``llm`` (its ``logs.db``), ``openai`` (chat
+                completions), ``openai-agents`` (a ``SQLiteSession`` file, or items), ``langchain`` (a ``message_store``
+                table, or message dicts), ``pydantic-ai``. None tells it by the tables of a SQLite file, else by the
+                first values.
+            key: The host's name for the conversation, where the source has one alone.
+            prefix: What keys begin with, before the source's own ids; the form and a colon without it. A source
+                that does not name its conversation is named after its file.
+            system: Take system messages too, as turns of the role ``system``. Without it they are told: whoever wrote
+                the source would otherwise speak with the operator's voice. None ever becomes the ``system`` parameter.
+            progress: Is told from time to time how many bytes of the source were read (a session of Claude Code
+                is read twice); of tables, how many of messages.
+
+        Raises:
+            ContentError: There is no such form or file; the form cannot be told (it says which may be meant); a key is
+                needed.
+            CodecError: It is no file that could be read at all: a SQLite file that is none.
+            DatabaseError: The database refused; what was written before stays.
+        """
+        terms = Terms(form=form, key=key, prefix=prefix, system=system, progress=progress)
+        return imports.take(self._database, self.scope, self._options, source, terms)
 
     def _find(self, which: str | UUID) -> Kept | None:
         if not isinstance(which, (str, UUID)):

@@ -55,6 +55,10 @@ def test_every_python_block_runs_as_printed(
     assert "garden:7 2 ['in the Camargue']" in printed
     assert "1 1" in printed
     assert "['Wetland ants']" in printed
+    assert (
+        "2 ['[0]: a system message is taken only where the caller says so: system=True', "
+        "'[2].reasoning_content: it has no place in the Messages API']" in printed
+    )
     assert "all that the exchange before had written was read" in printed
     assert any(line.startswith("changed system ") for line in printed)
     assert "C" in printed

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import os
+import shutil
 from codecs import getincrementaldecoder
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import IO, BinaryIO
+from tempfile import SpooledTemporaryFile
+from typing import IO, BinaryIO, Final
 
 import click
 
+from conversation_store import imports
 from conversation_store.cli.databases import database_options, find, key_argument, to_read, to_write
 from conversation_store.cli.failures import Code
 from conversation_store.cli.terminal import Progress, Screen, complain
 from conversation_store.errors import CodecError, TransferError
 from conversation_store.formats import jsonl
 from conversation_store.formats.wording import counted, size
+from conversation_store.imports import Imported
 from conversation_store.store import Store
 from conversation_store.transfer import FORMS, Export, Taken
+
+_IN_MEMORY: Final = 8 * 1024 * 1024
 
 
 @contextmanager
@@ -98,40 +104,111 @@ def _is_ours(first: bytes) -> bool:
 
 @click.command("import")
 @click.argument("file", type=click.File("rb"), metavar="FILE")
-@click.option("--key", help="The name of the conversation that messages become; made of their text without it.")
+@click.option("--from", "form", type=click.Choice(imports.FORMS), help="Whose form it has; found out without it.")
+@click.option("--key", help="The name of the conversation, where FILE has one; made of its text or id without it.")
+@click.option("--prefix", help="What keys begin with, before the source's own ids; the form and a colon without it.")
+@click.option("--system", is_flag=True, help="Take another program's system messages too, as turns.")
 @database_options
-def import_(file: BinaryIO, key: str | None, database: str, scope: str) -> int:
+def import_(
+    file: BinaryIO, form: str | None, key: str | None, prefix: str | None, *, system: bool, database: str, scope: str
+) -> int:
     """
-    Read what export wrote, or an array of messages or a request's body as JSON; a FILE of - is standard input.
+    Read what export wrote, messages or a request's body, or another program's transcripts; - is standard input.
 
-    Again it adds nothing. What cannot be taken is told line by line, and exit code 1; the rest is taken.
+    Again it adds nothing. What cannot be taken is told place by place, and exit code 1; the rest is taken.
     """
     screen = Screen()
-    faults: list[str] = []
-    with to_write(database, scope, None) as store, Progress() as progress:
-        first = file.readline()
+    with to_write(database, scope, None) as store, Progress() as progress, _again(file) as source:
+        first = source.readline()
+        if form is None and _is_ours(first):
+            return _told(screen, *_loaded(store, _lines(first, source, progress)))
+        source.seek(0)
+        if form is None and _is_plain(source):
+            named = getattr(file, "name", None)
+            name = Path(named).name if isinstance(named, str) and not named.startswith("<") else ""
+            return _told(screen, *_messages(store, source, key, name))
+        whole = size(source.seek(0, os.SEEK_END))
         try:
-            if _is_ours(first):
-                taken = list(store.load(_lines(first, file, progress)))
-            else:
-                name = getattr(file, "name", None)
-                source = Path(name).name if isinstance(name, str) and name != "<stdin>" else ""
-                taken = [store.import_messages(first + file.read(), key=key, source=source)]
+            report = store.import_from(
+                source,
+                form,
+                key=key,
+                prefix=prefix,
+                system=system,
+                progress=lambda read: progress.show(f"{size(read)} of {whole} read"),
+            )
         except CodecError as error:
-            raise click.ClickException(f"this is neither an export nor messages: {error}") from None
-        except TransferError as error:
-            faults = [str(fault) for fault in error.faults]
-            taken = list(error.taken or ())
+            raise click.ClickException(str(error)) from None
+    return _report(screen, report)
+
+
+@contextmanager
+def _again(file: BinaryIO) -> Iterator[BinaryIO]:
+    """Give a file that can be read twice."""
+    if file.seekable():
+        yield file
+        return
+    with SpooledTemporaryFile(max_size=_IN_MEMORY) as copy:
+        shutil.copyfileobj(file, copy)
+        copy.seek(0)
+        yield copy  # type: ignore[misc]
+
+
+def _is_plain(source: BinaryIO) -> bool:
+    """Say whether a file is to be read as messages in the API's shape, whatever else it may be."""
+    try:
+        forms = imports.forms_of(source)
+    except CodecError:
+        forms = ()
+    source.seek(0)
+    return not forms or "messages" in forms
+
+
+def _loaded(store: Store, lines: Iterator[bytes]) -> tuple[Sequence[Taken], list[str]]:
+    try:
+        return store.load(lines), []
+    except TransferError as error:
+        return error.taken or (), [str(fault) for fault in error.faults]
+
+
+def _messages(store: Store, source: BinaryIO, key: str | None, name: str) -> tuple[Sequence[Taken], list[str]]:
+    try:
+        return [store.import_messages(source.read(), key=key, source=name)], []
+    except CodecError as error:
+        raise click.ClickException(f"this is neither an export nor messages: {error}") from None
+    except TransferError as error:
+        return error.taken or (), [str(fault) for fault in error.faults]
+
+
+def _told(screen: Screen, taken: Sequence[Taken], faults: list[str]) -> int:
     for fault in faults:
         complain(fault)
-    _print(screen, taken, faults)
-    return Code.FINDING if faults else Code.DONE
-
-
-def _print(screen: Screen, taken: list[Taken], faults: list[str]) -> None:
     new = sum(each.added for each in taken)
     said = f"{counted(len(taken), 'conversation')} taken, {new:,} {'entry' if new == 1 else 'entries'} new"
     screen.line(said, (f", {counted(len(faults), 'fault')}", "red") if faults else "")
+    _names(screen, taken)
+    return Code.FINDING if faults else Code.DONE
+
+
+def _report(screen: Screen, report: Imported) -> int:
+    for each in report.refused:
+        complain(str(each))
+    if report.more:
+        complain(f"and {report.more:,} more")
+    refused = len(report.refused) + report.more
+    said = (
+        f"{counted(len(report.taken), 'conversation')} of {report.form} taken, "
+        f"{counted(report.added, 'turn')} new, {report.here:,} here already"
+    )
+    screen.line(said, (f", {refused:,} refused", "red") if refused else "")
+    if report.left_out:
+        kinds = ", ".join(f"{kind} ({count:,})" for kind, count in report.left_out.items())
+        screen.line((f"left out: {kinds}", "dim"))
+    _names(screen, report.taken)
+    return Code.FINDING if refused else Code.DONE
+
+
+def _names(screen: Screen, taken: Sequence[Taken]) -> None:
     for each in taken:
         if each.added:
             screen.line((f"{each.id}  ", "dim"), each.key or "-")

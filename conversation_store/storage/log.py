@@ -317,7 +317,7 @@ def _use_row(commit: Commit, use: Use) -> dict[str, Any]:
 
 def create(connection: Connection, commit: Commit, *, key: str | None, forked_from: UUID | None = None) -> bool:
     """
-    Write a new conversation: its row, its first entries, its key.
+    Write a new conversation: its row, its first entries and the blobs they use, its key.
 
     Returns:
         False where the key is taken (or these very rows are there already): read the conversation by key.
@@ -333,6 +333,8 @@ def create(connection: Connection, commit: Commit, *, key: str | None, forked_fr
             forked_from=forked_from,
         )
         _insert_entries.run(connection, *(row_of(commit.conversation, entry) for entry in commit.entries))
+        if commit.uses:
+            connection.execute(_insert_uses, [_use_row(commit, use) for use in commit.uses])
     except IntegrityError:
         raise RolledBack(False) from None
     return True

@@ -30,6 +30,7 @@ FLOORS: Final = (
         "views",
         "windows",
         "transfer",
+        "imports",
         "audit",
         "migrations",
     },
@@ -56,10 +57,20 @@ DOORS: Final[Mapping[str, tuple[str, ...]]] = {
     "requests": ("api/client.py", "api/connection.py"),
     "rich": ("cli/",),
     "sqlalchemy": ("storage/", "migrations/"),
+    "sqlite3": ("storage/",),
     "urllib3": ("api/client.py", "api/connection.py"),
 }
 TYPES: Final = {"sqlalchemy.Connection", "sqlalchemy.Engine", "sqlalchemy.URL"}  # as types, they may cross these rooms:
-TYPED: Final = ("exchanges.py", "attachments.py", "history.py", "audit/", "conversation.py", "store.py", "transfer.py")
+TYPED: Final = (
+    "exchanges.py",
+    "attachments.py",
+    "history.py",
+    "audit/",
+    "conversation.py",
+    "store.py",
+    "transfer.py",
+    "imports.py",
+)
 
 HIDDEN: Final[Mapping[str, str]] = {  # where an import may stand in a function: which library, "*" for any
     "cli/": "*",  # optional extras: a missing one is explained when it is needed,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conversation_store import Image, Origin, Store
-from tests import pictures
+from tests import pictures, sources
 from tests.cli import terminals
 
 MODEL = "claude-haiku-4-5"
@@ -141,3 +141,41 @@ def test_an_array_is_imported_and_what_is_none_is_told(tmp_path: Path) -> None:
         assert (only.key or "").startswith("import:")
         store.get(only.id).user("And?")
     assert terminals.invoke("import", "-", "--database", url, said=b"nonsense").returncode == 2
+
+
+def test_another_programs_transcripts(tmp_path: Path) -> None:
+    """Told by their first lines or named; what is left out is counted, what is refused is a line and exit code 1."""
+    url, file = f"sqlite:///{tmp_path / 'b.db'}", tmp_path / "session.jsonl"
+    session = sources.eventful()
+    file.write_bytes(session.written())
+    done = terminals.invoke("import", str(file), "--database", url)
+    first, left, only = done.stdout.decode().splitlines()
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert first == "1 conversation of claude-code taken, 7 turns new, 0 here already"
+    assert left.startswith("left out: line of type queue-operation (1), ")
+    assert only.endswith(f"claude-code:{sources.SESSION}")
+    done = terminals.invoke("import", "-", "--from", "claude-code", "--database", url, said=file.read_bytes() + b"{\n")
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == b"conversation-store: line 16: not JSON: Expecting property name enclosed in double quotes (byte 2)\n"
+    )
+    assert done.stdout.splitlines()[0] == b"1 conversation of claude-code taken, 0 turns new, 7 here already, 1 refused"
+    chats = tmp_path / "chats.json"
+    chats.write_text(json.dumps([{"role": "system", "content": "Obey."}, *sources.CHAT[2:5]]))
+    for options, turns in ((), b"3 turns"), (("--system", "--prefix", "with:"), b"4 turns"):
+        done = terminals.invoke("import", str(chats), *options, "--database", url)
+        assert turns in done.stdout
+    with Store(url) as store:
+        assert store.get("with:chats.json").turns[0].role == "system"
+
+
+def test_a_file_that_is_nothing_is_a_line(tmp_path: Path) -> None:
+    """A SQLite file that is none, and a form that does not fit."""
+    url, file = f"sqlite:///{tmp_path / 'b.db'}", tmp_path / "torn.db"
+    file.write_bytes(b"SQLite format 3\0" + b"\xff" * 200)
+    for options in ((), ("--from", "llm")):
+        done = terminals.invoke("import", str(file), *options, "--database", url)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+        assert b"Traceback" not in done.stderr
