@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from conversation_store.api.models import Models
     from conversation_store.api.request import Request
     from conversation_store.api.rules import Finding
-    from conversation_store.audit.verify import Fault
+    from conversation_store.audit.faults import Fault
+    from conversation_store.audit.verify import Checkpoint, Findings
     from conversation_store.conversation import Conversation
     from conversation_store.errors import ConversationStoreError
     from conversation_store.pending import Pending
@@ -44,6 +45,7 @@ __all__ = [
     "ABSENT",
     "Attempt",
     "Block",
+    "Checkpoint",
     "Client",
     "Conversation",
     "ConversationStoreError",
@@ -53,6 +55,7 @@ __all__ = [
     "Export",
     "Fault",
     "Finding",
+    "Findings",
     "Hit",
     "Hits",
     "Image",
@@ -81,7 +84,8 @@ _HOMES: Final = {
     "api.models": ("Models",),
     "api.request": ("Request",),
     "api.rules": ("Finding",),
-    "audit.verify": ("Fault",),
+    "audit.faults": ("Fault",),
+    "audit.verify": ("Checkpoint", "Findings"),
     "conversation": ("Conversation",),
     "errors": ("ConversationStoreError",),
     "pending": ("Pending",),

@@ -23,7 +23,7 @@ from conversation_store.api.request import Request
 from conversation_store.api.rules import Finding
 from conversation_store.api.stream import decode_all
 from conversation_store.audit.caches import CacheReport, explain
-from conversation_store.audit.verify import Fault, verify_conversation
+from conversation_store.audit.verify import Checkpoint, Findings, verify
 from conversation_store.errors import (
     BusyError,
     CodecError,
@@ -936,14 +936,19 @@ class Conversation:
             raise NotFoundError(f"{self.id} exchange")
         return explain(known, known.exchange(found) if isinstance(found, int) else found)
 
-    def verify(self) -> Sequence[Fault]:
+    def verify(self, *, structure: bool = False, since: Checkpoint | None = None) -> Findings:
         """
-        Compute the whole chain and every commitment again.
+        Compute the whole chain and every commitment again, and hold what other tables tell against the log.
+
+        Args:
+            structure: Only what the chain goes by: order, kinds, times and headers, and no content.
+            since: Only what came after this, and that what was there then is still what the log goes on from.
 
         Returns:
             What is wrong, as data; empty where nothing is. Never raises on what a hostile hand wrote.
         """
-        return verify_conversation(self._history.database, self.id)
+        known = self._history
+        return verify(known.database, known.kept.scope, of=self.id, structure=structure, since=since)
 
     # --- the exchange ----------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from conversation_store.audit.verify import Fault
+from conversation_store.audit.faults import Fault
 from conversation_store.cli.databases import database_options, find, key_argument, to_read
 from conversation_store.cli.failures import Code, MissingExchangeError, told
 from conversation_store.cli.terminal import Piece, Screen, complain, one_line
