@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from conversation_store.api.request import Request
     from conversation_store.api.rules import Finding
     from conversation_store.audit.faults import Fault
+    from conversation_store.audit.responses import Response
+    from conversation_store.audit.timeline import TimelineEntry
     from conversation_store.audit.verify import Checkpoint, Findings
     from conversation_store.conversation import Conversation
     from conversation_store.errors import ConversationStoreError
@@ -65,11 +67,13 @@ __all__ = [
     "Pending",
     "Reply",
     "Request",
+    "Response",
     "State",
     "Store",
     "Taken",
     "Text",
     "Thinking",
+    "TimelineEntry",
     "ToolResult",
     "ToolUse",
     "Totals",
@@ -85,6 +89,8 @@ _HOMES: Final = {
     "api.request": ("Request",),
     "api.rules": ("Finding",),
     "audit.faults": ("Fault",),
+    "audit.responses": ("Response",),
+    "audit.timeline": ("TimelineEntry",),
     "audit.verify": ("Checkpoint", "Findings"),
     "conversation": ("Conversation",),
     "errors": ("ConversationStoreError",),

@@ -7,7 +7,7 @@ one appends, the other finds out by ``ConflictError``, and goes on after ``refre
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from functools import partial
@@ -23,6 +23,8 @@ from conversation_store.api.request import Request
 from conversation_store.api.rules import Finding
 from conversation_store.api.stream import decode_all
 from conversation_store.audit.caches import CacheReport, explain
+from conversation_store.audit.responses import Response, response_to
+from conversation_store.audit.timeline import TimelineEntry, timeline
 from conversation_store.audit.verify import Checkpoint, Findings, verify
 from conversation_store.errors import (
     BusyError,
@@ -846,6 +848,42 @@ class Conversation:
         if not history.proves(self._history.entry(position), sha256(body).digest()):
             raise CodecError(f"the body of exchange {position} cannot be proved: something in it was erased or changed")
         return body
+
+    def response(self, exchange: Exchange | int) -> Response:
+        """
+        Read what came back for a past request: content and envelope as received, and the raw bytes where they are kept.
+
+        ``matches(raw)`` of it proves a copy that somebody else kept, by the commitment in the log.
+
+        Raises:
+            NotFoundError: There is no such exchange.
+            CodecError: It has no outcome.
+        """
+        position = exchange.position if isinstance(exchange, Exchange) else exchange
+        return response_to(self._history, self._history.exchange(position))
+
+    def timeline(self, first: int = 0) -> Iterator[TimelineEntry]:
+        """
+        Give the whole record, entry by entry and lazily: also turns that were set aside, requests, changes of view.
+
+        Of a fork it is what happened in the fork; what was before is its parent's.
+
+        Args:
+            first: The position to begin at.
+
+        Raises:
+            CodecError: An entry cannot be read; ``verify`` says where.
+        """
+        return timeline(self._history, first)
+
+    def stood(self, length: int, digest: bytes) -> bool:
+        """
+        Say whether the log, when it had *length* entries, had the head *digest*; one row is read.
+
+        Whoever noted ``version`` and ``head`` can ask so later; that the entries make this digest ``verify`` says.
+        """
+        with self._history.database.read() as connection:
+            return log.stood(connection, self.id, length, digest)
 
     def mend(self, finding: Finding, *content: Content, prefill: str | None = None, **overrides: Any) -> Mended:
         """
