@@ -248,6 +248,7 @@ class _Verifying:
         else:
             for of in self.since.heads.keys() - self.heads.keys():
                 self._say("gone", of, -1, "a conversation", "none")
+                self.heads[of] = self.since.heads[of]
         self._ended()
         return self._findings()
 
