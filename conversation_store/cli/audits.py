@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -20,6 +21,8 @@ from conversation_store.formats.wording import counted, moment
 from conversation_store.store import Store
 
 _BAR: Final = 24
+_AT_ONCE: Final = 0.5
+"""Seconds for which nobody asks how far it is."""
 
 
 def bar(done: int, all_: int) -> str:
@@ -50,12 +53,16 @@ def _name(store: Store, of: UUID) -> str:
 
 
 def _verified(store: Store, which: str | None, since: Checkpoint | None, *, structure: bool) -> Findings:
+    begun = time.monotonic()
     with Progress() as progress:
+
+        def show(done: int, all_: int) -> None:
+            if time.monotonic() - begun > _AT_ONCE:
+                progress.show(bar(done, all_))
+
         if which is not None:
             return find(store, which).verify(structure=structure, since=since)
-        return store.verify(
-            structure=structure, since=since, progress=lambda done, all_: progress.show(bar(done, all_))
-        )
+        return store.verify(structure=structure, since=since, progress=show)
 
 
 @click.command("verify")
