@@ -223,7 +223,6 @@ class _Verifying:
     heads: dict[UUID, tuple[int, bytes]] = field(factory=dict, init=False)
     _blobs: _Blobs = field(init=False)
     _forks: list[tuple[UUID, tuple[UUID, int, bytes]]] = field(factory=list, init=False)
-    _broken: set[UUID] = field(factory=set, init=False)
     _conversations: int = field(default=0, init=False)
     _entries: int = field(default=0, init=False)
     _of: int = field(default=0, init=False)
@@ -272,7 +271,6 @@ class _Verifying:
     def _say(self, code: str, of: UUID, position: int, expected: object, found: object) -> None:
         said = [each if isinstance(each, str) else shown(each) for each in (expected, found)]
         self.faults.append(Fault(code, of, position, *said))
-        self._broken.add(of)
 
     def _seen(self, count: int) -> None:
         self._entries += count
@@ -320,8 +318,6 @@ class _Verifying:
             self._forks.append((of, found.parent))
         if len(self.faults) == before and not walk.faults:
             self.heads[of] = (found.length, found.digest)
-        else:
-            self._broken.add(of)
 
     def _beginning(self, of: UUID, row: rows.Row) -> tuple[int, bytes]:
         """Say from which entry on a conversation is looked at, and after which digest; -1 where nothing is new."""
@@ -349,6 +345,7 @@ class _Verifying:
         return Walk(
             conversation=of,
             id=of.bytes,
+            scope=self.scope.encode(),
             fault=self.faults.append,
             uses=streams.get("uses", nothing),
             exchanges=streams.get("exchanges", nothing),
@@ -418,7 +415,7 @@ class _Verifying:
                 self._say("blob", NOBODY, -1, unused, found)
 
     def _strays(self) -> None:
-        for table, own in rows.strays(self.connection):
+        for table, own in rows.strays(self.connection, self.scope):
             of = UUID(bytes=own) if type(own) is bytes and len(own) == _ID else NOBODY
             self._say("stray", of, -1, f"a conversation of what is in {table}", "none")
 

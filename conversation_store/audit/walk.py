@@ -107,6 +107,7 @@ class Walk:
     Attributes:
         conversation: Whose.
         id: The same, as it lies.
+        scope: The tenant, likewise.
         fault: Takes each fault, in whatever order they are found.
         uses: The uses of blobs; ``exchanges`` the ledger's rows.
         bad: The digests of blobs that are not what they were: what is there instead.
@@ -118,6 +119,7 @@ class Walk:
 
     conversation: UUID
     id: bytes
+    scope: bytes
     fault: Callable[[Fault], None]
     uses: Peeked
     exchanges: Peeked
@@ -275,7 +277,8 @@ class Walk:
         used = list(self.uses.until(self.id, entry.position))
         for _, position, number, *_ in used:
             if position != entry.position:
-                self._say("blob", entry.position, "no use of a blob", f"use {number!r} at {position!r}"[:80])
+                where = position if type(position) is int else entry.position
+                self._say("blob", where, "no use of a blob", f"use {number!r} at {position!r}"[:80])
         used = [use for use in used if use[1] == entry.position]
         if not committed and not used:
             return
@@ -288,7 +291,13 @@ class Walk:
             return
         for n, (expected, use) in enumerate(zip(committed, used, strict=True)):
             _, _, number, scope, digest, salt, media_type, _ = use
-            if number != n or type(digest) is not bytes or type(salt) is not bytes or type(media_type) is not str:
+            if not (
+                type(number) is int
+                and (number, scope) == (n, self.scope)
+                and type(digest) is bytes
+                and type(salt) is bytes
+                and type(media_type) is str
+            ):
                 self._say("blob", entry.position, expected, "no blob")
                 continue
             found = chain.part(salt, media_type, digest).hex()
@@ -377,7 +386,8 @@ class Walk:
             if row[1] == position and type(row[1]) is int:
                 found = row
             else:
-                self._say("exchange", position, "no row", f"a row at {row[1]!r}"[:80])
+                where = row[1] if type(row[1]) is int else position
+                self._say("exchange", where, "no row", f"a row at {row[1]!r}"[:80])
         if found is None:
             self._say("exchange", position, "a row", "none")
             return
@@ -395,9 +405,11 @@ class Walk:
         for position, (row, whole) in self._rows.items():
             self._compare(position, row, whole=whole)
         for left in self.exchanges.of(self.id):
-            self._say("exchange", end.length - 1, "no row", f"a row at {left[1]!r}"[:80])
+            where = left[1] if type(left[1]) is int else end.length - 1
+            self._say("exchange", where, "no row", f"a row at {left[1]!r}"[:80])
         for left in self.uses.of(self.id):
-            self._say("blob", end.length - 1, "no use of a blob", f"use {left[2]!r} at {left[1]!r}"[:80])
+            where = left[1] if type(left[1]) is int else end.length - 1
+            self._say("blob", where, "no use of a blob", f"use {left[2]!r} at {left[1]!r}"[:80])
         self._hold_erasures()
         if end.length > self.first:
             end.told["updated"] = at

@@ -243,7 +243,11 @@ _used_by_one: Final = select(_use.digest).where(
 _blobs: Final = select(_blob.digest, _blob.media_type, _blob.size, _blob.width, _blob.height, _blob.pages).where(
     _blob.scope == bindparam("in_scope")
 )
-_chunks: Final = select(_chunk.digest, _chunk.number, _chunk.data).where(_chunk.scope == bindparam("in_scope"))
+_chunks: Final = (
+    select(_chunk.digest, _chunk.number, _chunk.data)
+    .select_from(conversation_blob.join(conversation_blob_chunk))
+    .where(_blob.scope == bindparam("in_scope"))
+)
 BLOBS: Final = Reading(
     ["digest", "media_type", "size", "width", "height", "pages"],
     _blobs,
@@ -255,13 +259,15 @@ BLOBS: Final = Reading(
 CHUNKS_OF_BLOBS: Final = Reading(
     ["digest", "number", "data"],
     _chunks,
-    _chunks.where(_chunk.digest.in_(_used_by_one)),
-    _chunks.where(_chunk.digest.in_(_used_by_one)),
+    _chunks.where(_blob.digest.in_(_used_by_one)),
+    _chunks.where(_blob.digest.in_(_used_by_one)),
     ["digest", "number"],
-    [_chunk.digest, _chunk.number],
+    [_blob.digest, _chunk.number],
 )
 _one_blob: Final = _blobs.where(_blob.digest == bindparam("of"))
-_one_chunk: Final = _chunks.where(_chunk.digest == bindparam("of"), _chunk.number == bindparam("number"))
+_one_chunk: Final = select(_chunk.data).where(
+    _chunk.scope == bindparam("in_scope"), _chunk.digest == bindparam("of"), _chunk.number == bindparam("number")
+)
 
 
 def blobs(connection: Connection, scope: str, of: bytes | None = None) -> Iterator[Row]:
@@ -270,7 +276,7 @@ def blobs(connection: Connection, scope: str, of: bytes | None = None) -> Iterat
 
 
 def chunks(connection: Connection, scope: str, of: bytes | None = None) -> Iterator[Row]:
-    """Read the chunks of the same blobs, by digest and number: (digest, number, data)."""
+    """Read the chunks of the same blobs, by digest and number: (digest, number, data); a chunk of no blob is none."""
     return _read_blobs(connection, CHUNKS_OF_BLOBS, scope, of, CHUNKS)
 
 
@@ -291,7 +297,7 @@ def chunks_of(connection: Connection, scope: bytes, digest: bytes) -> Iterator[b
     """Read one blob, a chunk at a time."""
     number = 0
     while rows := fetched(connection, _one_chunk, {"in_scope": scope, "of": digest, "number": number}):
-        yield rows[0][2]
+        yield rows[0][0]
         number += 1
 
 
@@ -318,9 +324,9 @@ def count(connection: Connection, scope: str) -> int:
 # --- what belongs to nobody ------------------------------------------------------------------------------------------
 
 
-def strays(connection: Connection) -> list[Row]:
+def strays(connection: Connection, scope: str) -> list[Row]:
     """
-    Name what has entries, exchanges, uses or keys and no row of its own, as (table, id).
+    Name what has entries, exchanges, uses or keys and no row, or a key in a scope that is not its own, as (table, id).
 
     A table is asked once for each of its conversations, not for each of its rows.
     """
@@ -336,4 +342,10 @@ def strays(connection: Connection) -> list[Row]:
             seen.c.id.is_not(None), ~select(conversation.c.id).where(conversation.c.id == seen.c.id).exists()
         )
         found += [(table.name, each) for (each,) in fetched(connection, unknown, {})]
-    return found
+    elsewhere = (
+        select(_key.conversation)
+        .join(conversation, _row.id == _key.conversation)
+        .where(_key.scope == bindparam("in_scope"), _row.scope != _key.scope)
+    )
+    rows = fetched(connection, elsewhere, {"in_scope": scope.encode()})
+    return [*found, *((conversation_key.name, each) for (each,) in rows)]

@@ -148,7 +148,7 @@ TAMPERINGS: Final = (
     Tampering("a first entry gone", f"DELETE FROM {ENTRY}0", 0, "position"),
     Tampering("an entry gone", f"DELETE FROM {ENTRY}5", 5, "position"),
     Tampering("the last entry gone", f"DELETE FROM {ENTRY}11", -1, "length"),
-    Tampering("all entries gone", "DELETE FROM conversation_entry WHERE conversation = :c", -1, "length"),
+    Tampering("all entries gone", "DELETE FROM conversation_entry WHERE conversation = :c", 3, "blob"),
     Tampering("an entry renumbered", SET.format("position = 99", 5), 5, "position"),
     Tampering("an entry below zero", SET.format("position = -1", 5), 0, "position"),
     Tampering(
