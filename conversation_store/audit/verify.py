@@ -177,7 +177,7 @@ class _Blobs:
 
 def _numbered(chunks: Iterator[rows.Row]) -> Iterator[object]:
     for n, (_, number, data) in enumerate(chunks):
-        yield data if number == n else None
+        yield data if number == n and type(number) is int else None
 
 
 def _blob_fault(row: rows.Row, chunks: Iterable[object]) -> str | None:
@@ -195,12 +195,18 @@ def _blob_fault(row: rows.Row, chunks: Iterable[object]) -> str | None:
         return state.hexdigest()
     if size != length or type(size) is not int:
         return f"a size of {shown(size)}, and {length} bytes"
-    if length <= _MEASURED and measures != _measures(media_type, bytes(head)):
+    if type(media_type) is not str:
+        return f"a media type of {shown(media_type)}"
+    if length <= _MEASURED and not _are_same(measures, _measures(media_type, bytes(head))):
         return f"measures of {shown(measures)}"
     return None
 
 
-def _measures(media_type: object, data: bytes) -> list[int | None]:
+def _are_same(found: list[Any], expected: list[int | None]) -> bool:
+    return found == expected and all(each is None or type(each) is int for each in found)
+
+
+def _measures(media_type: str, data: bytes) -> list[int | None]:
     if media_type == blobs.UNNAMED:
         return [None, None, None]
     try:
@@ -352,20 +358,13 @@ class _Verifying:
             bad=self._blobs,  # type: ignore[arg-type]
             bodies=bodies,
             settings_at=lambda position: self._settings_at(of, position),
-            holds=lambda what, position: self._holds(of, what, position),
+            held=lambda what, first, last: rows.held(self.connection, of.bytes, what, first, last),
             first=first,
         )
 
     def _settings_at(self, of: UUID, position: int) -> bytes | None:
         entry = history.entry_at(self.connection, of, position)
         return None if entry is None else entry.body
-
-    def _holds(self, of: UUID, what: str, position: int) -> bool:
-        entry = rows.entry(self.connection, of.bytes, position)
-        if entry is None:
-            return False
-        _, *content, request_salt = entry
-        return request_salt is not None if what == "request" else any(each is not None for each in content)
 
     def _hold_row(self, of: UUID, row: rows.Row, found: Found) -> None:
         """Hold what a conversation's row tells against its log."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import struct
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
@@ -71,6 +71,10 @@ class Peeked:
             yield row
 
 
+def _is_text(found: object) -> bool:
+    return isinstance(found, str) and not any("\ud800" <= each <= "\udfff" for each in found)
+
+
 def _is_before(found: object, position: int) -> bool:
     return type(found) is int and found < position
 
@@ -113,7 +117,7 @@ class Walk:
         bad: The digests of blobs that are not what they were: what is there instead.
         bodies: Makes the bodies of requests again; None where they are not looked at.
         settings_at: Reads a body of settings.
-        holds: Says whether ``content`` or ``request`` of the entry at a position, which was erased, is still there.
+        held: Gives the positions from one to another at which ``content`` or ``request`` is still there.
         first: The first position that is looked at.
     """
 
@@ -126,7 +130,7 @@ class Walk:
     bad: Mapping[tuple[object, object], str]
     bodies: Bodies | None
     settings_at: Callable[[int], bytes | None]
-    holds: Callable[[str, int], bool]
+    held: Callable[[str, int, int], Sequence[int]]
     first: int = 0
     faults: int = field(default=0, init=False)
     _derived: Exchanges = field(init=False)
@@ -276,10 +280,10 @@ class Walk:
         committed = named(fields)
         used = list(self.uses.until(self.id, entry.position))
         for _, position, number, *_ in used:
-            if position != entry.position:
+            if position != entry.position or type(position) is not int:
                 where = position if type(position) is int else entry.position
                 self._say("blob", where, "no use of a blob", f"use {number!r} at {position!r}"[:80])
-        used = [use for use in used if use[1] == entry.position]
+        used = [use for use in used if use[1] == entry.position and type(use[1]) is int]
         if not committed and not used:
             return
         if "content" in erased:
@@ -296,7 +300,7 @@ class Walk:
                 and (number, scope) == (n, self.scope)
                 and type(digest) is bytes
                 and type(salt) is bytes
-                and type(media_type) is str
+                and _is_text(media_type)
             ):
                 self._say("blob", entry.position, expected, "no blob")
                 continue
@@ -383,7 +387,7 @@ class Walk:
         """Hold an exchange against its row; where something was erased, only what is left can be."""
         found: rows.Row | None = None
         for row in self.exchanges.until(self.id, position):
-            if row[1] == position and type(row[1]) is int:
+            if row[1] == position and type(row[1]) is int and found is None:
                 found = row
             else:
                 where = row[1] if type(row[1]) is int else position
@@ -419,10 +423,11 @@ class Walk:
     def _hold_erasures(self) -> None:
         for code, name, gone in (("content", "content", self._gone), ("request", "a request_salt", self._unsalted)):
             erased = _merged(self._erased[code])
-            for position in _left_over(gone, erased):
-                self._say("missing", position, name, "none, and no entry erased it")
-            for position in _left_over(erased, gone):
-                if self.holds(code, position):
+            for first, last in _left_over(gone, erased):
+                for position in range(first, last + 1):
+                    self._say("missing", position, name, "none, and no entry erased it")
+            for first, last in _left_over(erased, gone):
+                for position in self.held(code, first, last):
                     self._say("erased", position, f"no {name.removeprefix('a ')}: it was erased", "some")
 
 
@@ -513,8 +518,8 @@ def _merged(runs: Runs) -> Runs:
     return merged
 
 
-def _left_over(runs: Runs, without: Runs) -> Iterator[int]:
-    """Give the positions of some runs that are in no other ones; both ascending."""
+def _left_over(runs: Runs, without: Runs) -> Iterator[tuple[int, int]]:
+    """Give what of some runs is in no other ones; both ascending."""
     n = 0
     for first, last in runs:
         at = first
@@ -524,5 +529,6 @@ def _left_over(runs: Runs, without: Runs) -> Iterator[int]:
             if n < len(without) and without[n][0] <= at:
                 at = without[n][1] + 1
                 continue
-            yield at
-            at += 1
+            end = min(last, without[n][0] - 1) if n < len(without) else last
+            yield at, end
+            at = end + 1

@@ -26,6 +26,7 @@ from sqlalchemy import (
     bindparam,
     cast,
     func,
+    or_,
     select,
     tuple_,
 )
@@ -306,6 +307,15 @@ def chunks_of(connection: Connection, scope: bytes, digest: bytes) -> Iterator[b
 _one_entry: Final = select(_entry.digest, _entry.body, _entry.about, _entry.salt, _entry.request_salt).where(
     _entry.conversation == bindparam("of"), _entry.position == bindparam("at_position")
 )
+_spanned: Final = select(_entry.position).where(
+    _entry.conversation == bindparam("of"),
+    _entry.position >= bindparam("first", type_=BigInteger),
+    _entry.position <= bindparam("last", type_=BigInteger),
+)
+_held: Final = {
+    "content": _spanned.where(or_(*(each.is_not(None) for each in (_entry.body, _entry.about, _entry.salt)))),
+    "request": _spanned.where(_entry.request_salt.is_not(None)),
+}
 _lengths: Final = select(func.coalesce(func.sum(cast(_row.length, Float)), 0.0)).where(_of_scope)
 
 
@@ -313,6 +323,12 @@ def entry(connection: Connection, of: bytes, position: int) -> Row | None:
     """Read (digest, body, about, salt, request_salt) of one entry; None where there is none."""
     found = fetched(connection, _one_entry, {"of": of, "at_position": position})
     return found[0] if found else None
+
+
+def held(connection: Connection, of: bytes, what: str, first: int, last: int) -> list[int]:
+    """List the positions of a span, both ends included, whose ``content`` or whose ``request`` salt is still there."""
+    found = fetched(connection, _held[what], {"of": of, "first": first, "last": last})
+    return [position for (position,) in found]
 
 
 def count(connection: Connection, scope: str) -> int:
@@ -345,7 +361,7 @@ def strays(connection: Connection, scope: str) -> list[Row]:
     elsewhere = (
         select(_key.conversation)
         .join(conversation, _row.id == _key.conversation)
-        .where(_key.scope == bindparam("in_scope"), _row.scope != _key.scope)
+        .where(_key.scope == bindparam("in_scope"), _row.scope.is_distinct_from(_key.scope))
     )
     rows = fetched(connection, elsewhere, {"in_scope": scope.encode()})
     return [*found, *((conversation_key.name, each) for (each,) in rows)]

@@ -1,4 +1,4 @@
-"""Random stores as honest programs leave them: every kind of entry, forks, views, every end of an exchange, erasures."""
+"""Random stores as honest programs leave them: every kind of entry, forks, views, all ends of exchanges, erasures."""
 
 from __future__ import annotations
 

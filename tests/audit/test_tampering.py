@@ -1,0 +1,377 @@
+"""
+Single changes to random stores, of any column, type and row: each is found, and at the entry it was made at.
+
+What cannot be found is named in ``Change.hidden``, change by change, and nowhere else: what the logs say nothing of (leases,
+how far indexes and seals are, when a blob was first kept), what an erasure took the ground from, and a conversation that
+leaves its scope, which is one that is gone. A checkpoint shows the last.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import pytest
+from attrs import frozen
+
+from conversation_store import Fault, Store
+from conversation_store.audit import walk
+from conversation_store.storage import tables
+from conversation_store.storage.tables import NO_TOKEN
+from tests.audit.honest import Honest
+
+MANY: Final = int(os.environ.get("CONVERSATION_STORE_TAMPERINGS", "100000"))
+STORES: Final = 250
+"""Changes that are tried on one store."""
+
+TABLES: Final[Mapping[str, Sequence[str]]] = {
+    table.name: [column.name for column in table.columns]
+    for table in (
+        *(tables.conversation, tables.conversation_key, tables.conversation_entry, tables.conversation_exchange),
+        *(tables.conversation_blob, tables.conversation_blob_chunk, tables.conversation_blob_use),
+    )
+}
+WEIGHTS: Final = {"conversation_entry": 8, "conversation_exchange": 2}
+UNSAID: Final = frozenset(
+    {
+        *(("conversation", name) for name in ("lease_until", "lease_owner", "indexed_length", "sealed_length")),
+        ("conversation_blob", "created"),
+    }
+)
+"""What no log says anything of; held to be possible and no more."""
+
+Row = dict[str, Any]
+
+
+@frozen
+class Change:
+    """
+    One change: what a row was, and what it is; None for no row.
+
+    Attributes:
+        table: Of which table.
+        before: The row before; None where one was put in.
+        after: The row after; None where it was taken away.
+    """
+
+    table: str
+    before: Row | None
+    after: Row | None
+
+    @property
+    def columns(self) -> set[str]:
+        """Which columns changed."""
+        if self.before is None or self.after is None:
+            return set(TABLES[self.table])
+        return {name for name in self.before if not same(self.before[name], self.after[name])}
+
+    def places(self) -> Iterator[tuple[bytes, object]]:
+        """Give each entry that is touched, or -1 for a conversation's row."""
+        for row in (self.before, self.after):
+            if row is not None and self.table == "conversation":
+                yield row["id"], -1
+            elif row is not None and self.table == "conversation_key":
+                yield row["conversation"], -1
+            elif row is not None and "position" in row:
+                yield row["conversation"], row["position"]
+
+    def hidden(self, known: Known) -> bool:
+        """Say whether nothing can show it, or there is nothing to show."""
+        changed, before, after = self.columns, self.before, self.after
+        if not changed:
+            return True
+        row: Row = before or after or {}
+        if self.table == "conversation":
+            return self._hidden_row(known)
+        if before is not None and after is not None and {(self.table, name) for name in changed} <= UNSAID:
+            return True
+        if self.table == "conversation_exchange" and before is not None and after is not None:
+            # Of what was erased nothing is left to hold a row against; a price nobody knew is none, told so or not.
+            return bool(
+                ((row["conversation"], row["position"]) in known.unprovable and not changed & walk._LASTING)
+                or (changed == {"unpriced"} and after["unpriced"] is None and before["price"] is None)
+            )
+        if self.table == "conversation_blob":
+            return (row["scope"], row["digest"]) not in known.used and (
+                before is None or after is None or bool(changed & {"scope"})
+            )
+        if self.table == "conversation_blob_chunk":
+            return before is None and (after is None or (after["scope"], after["digest"]) not in known.blobs)
+        return False
+
+    def _hidden_row(self, known: Known) -> bool:
+        before, after = self.before, self.after
+        if before is None or after is None:
+            # Without entries it is no conversation; put in, it is one of no entries with another's head.
+            return False
+        changed = self.columns
+        if "scope" in changed:
+            return before["id"] not in known.named  # a conversation that is gone, but for its key
+        pending = before["pending_token"] != NO_TOKEN
+        free = {"lease_until", "lease_owner"} if pending else set()
+        possible = {"lease_until": int, "lease_owner": str, "pending_token": bytes}
+        if pending and changed <= free | {"pending_token"}:
+            return (
+                all(type(after[name]) is possible[name] for name in changed)
+                and after["pending_token"] != NO_TOKEN
+                and len(after["pending_token"]) == 16
+            )
+        if changed <= {"indexed_length", "sealed_length"}:
+            return all(type(after[name]) is int and 0 <= after[name] <= before["length"] for name in changed)
+        return bool(changed <= {"title", "metadata"} and before["id"] in known.unlabelled)
+
+
+@frozen
+class Known:
+    """
+    What of a store decides whether a change can be seen.
+
+    Attributes:
+        rows: Its rows, by table.
+        used: The blobs that entries use, as (scope, digest); ``blobs`` all there are.
+        named: The conversations that have a key.
+        unprovable: The exchanges of which something was erased.
+        unlabelled: The conversations whose newest label was erased.
+    """
+
+    rows: Mapping[str, Sequence[Row]]
+    used: frozenset[tuple[bytes, bytes]]
+    blobs: frozenset[tuple[bytes, bytes]]
+    named: frozenset[bytes]
+    unprovable: frozenset[tuple[bytes, int]]
+    unlabelled: frozenset[bytes]
+
+    @classmethod
+    def of(cls, rows: Mapping[str, Sequence[Row]]) -> Known:
+        """Look at the rows of a store."""
+        entries = {(row["conversation"], row["position"]): row for row in rows["conversation_entry"]}
+        lacking = set()
+        for row in rows["conversation_exchange"]:
+            places = [(row["conversation"], row[name]) for name in ("position", "outcome", "turn")]
+            if any(
+                place in entries and entries[place]["salt"] is None and b'"body"' in entries[place]["header"]
+                for place in places
+            ):
+                lacking.add(places[0])
+        return cls(
+            rows,
+            frozenset((row["scope"], row["digest"]) for row in rows["conversation_blob_use"]),
+            frozenset((row["scope"], row["digest"]) for row in rows["conversation_blob"]),
+            frozenset(row["conversation"] for row in rows["conversation_key"]),
+            frozenset(lacking),
+            frozenset(),
+        )
+
+
+def same(one: object, other: object) -> bool:
+    """Compare two values as a database tells them apart."""
+    return type(one) is type(other) and one == other
+
+
+# --- changing --------------------------------------------------------------------------------------------------------
+
+
+def changed_value(chance: random.Random, value: Any, others: Sequence[Any], *, typed: bool) -> Any:
+    """Give another value for a column; of another type too unless the database would not take that."""
+    ways = ["edit", "edit", "other", "null"] + ([] if typed else ["type", "huge"])
+    way = chance.choice(ways)
+    if way == "null":
+        return None
+    if way == "other":
+        return chance.choice(others)
+    if way == "huge":
+        return chance.choice((2**63 - 1, -(2**63), 1e300, "", b"", "\udcff"))
+    if way == "type":
+        return {bytes: lambda: value.decode("latin-1"), str: value_bytes, int: float, float: str}.get(
+            type(value), lambda *_: chance.choice((0, "", b""))
+        )(*([value] if type(value) in (str, int, float) else []))
+    return edited(chance, value)
+
+
+def value_bytes(value: str) -> bytes:
+    """Write text as bytes."""
+    return value.encode("utf-8", "surrogateescape")
+
+
+def edited(chance: random.Random, value: Any) -> Any:
+    """Change a value a little, in its own type."""
+    if isinstance(value, bytes):
+        if not value:
+            return b"\0"
+        way = chance.random()
+        if way < 0.7:
+            bit = chance.randrange(len(value) * 8)
+            data = bytearray(value)
+            data[bit // 8] ^= 1 << bit % 8
+            return bytes(data)
+        return value[:-1] if way < 0.85 else value + bytes([chance.randrange(256)])
+    if isinstance(value, str):
+        return value[:-1] if value and chance.random() < 0.5 else value + "x"
+    if isinstance(value, int):
+        return value + chance.choice((-1, 1, 1000))
+    return chance.choice((0, b"", bytes(32), "x"))
+
+
+def change(chance: random.Random, rows: Mapping[str, Sequence[Row]], *, typed: bool) -> list[Change]:
+    """Decide one change: a column, or a row taken away, put in twice, or two of them changed about."""
+    names = [name for name in TABLES if rows[name]]
+    table = chance.choices(names, [WEIGHTS.get(name, 1) for name in names])[0]
+    row = chance.choice(rows[table])
+    way = chance.random()
+    if way < 0.75:
+        column = chance.choice(TABLES[table])
+        value = changed_value(chance, row[column], [each[column] for each in rows[table]], typed=typed)
+        return [Change(table, row, {**row, column: value})]
+    if way < 0.85:
+        return [Change(table, row, None)]
+    other = chance.choice(rows[table])
+    if way < 0.92:
+        moved = dict(row)
+        for name in ("id", "conversation", "position", "number", "digest", "key"):
+            if name in moved and chance.random() < 0.7:
+                moved[name] = edited(chance, row[name]) if chance.random() < 0.5 else other[name]
+        return [Change(table, None, moved)]
+    places = [name for name in ("conversation", "position", "number") if name in row]
+    if not places or all(same(row[name], other[name]) for name in places):
+        return []
+    return [
+        Change(table, row, {**row, **{name: other[name] for name in places}}),
+        Change(table, other, {**other, **{name: row[name] for name in places}}),
+    ]
+
+
+def location_of(change: Change) -> set[tuple[UUID, object]]:
+    """Say at which entries of which conversations a fault may be."""
+    places: set[tuple[UUID, object]] = set()
+    for own, position in change.places():
+        if type(own) is bytes and len(own) == 16:
+            places.add((UUID(bytes=own), position))
+    return places
+
+
+def judge(changes: Sequence[Change], faults: Sequence[Fault], known: Known) -> str | None:
+    """Say what is wrong with what was found; None where a change was found where it is."""
+    if not faults:
+        return None if all(each.hidden(known) for each in changes) else "not found"
+    places = set().union(*map(location_of, changes))
+    if not places:
+        return None  # what was changed is in no conversation that there could be
+    found = {(fault.conversation, fault.position) for fault in faults}
+    of = {conversation for conversation, _ in places}
+    located = bool(places & found) or changes[0].table.startswith("conversation_blob")
+    if not located:
+        # A place that is none, or no conversation's: then where it was missed, or in the conversation's row.
+        located = any(type(each) is not int for _, each in places) or (
+            bool(of & {fault.conversation for fault in faults})
+            and any(fault.position in (-1, 0) or (fault.conversation, fault.position - 1) in places for fault in faults)
+        )
+    return None if located else f"found elsewhere: {faults[:3]}"
+
+
+# --- SQLite, in memory, without any constraint -----------------------------------------------------------------------
+
+
+class Loosened:
+    """A store in memory whose tables take any value in any column, put back after each change."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.driver: sqlite3.Connection = store._database.engine.raw_connection().driver_connection  # type: ignore[assignment]
+        self.driver.execute("PRAGMA foreign_keys=OFF")
+        for table, columns in TABLES.items():
+            self.driver.execute(f"CREATE TABLE loose AS SELECT * FROM {table}")
+            self.driver.execute(f"DROP TABLE {table}")
+            self.driver.execute(f"CREATE TABLE {table} ({', '.join(columns)})")
+            self.driver.execute(f"INSERT INTO {table} SELECT {', '.join(columns)} FROM loose")
+            self.driver.execute("DROP TABLE loose")
+        self.rows: dict[str, list[Row]] = {}
+        self._ids: dict[int, int] = {}
+        for table, columns in TABLES.items():
+            found = self.driver.execute(f"SELECT rowid, {', '.join(columns)} FROM {table}").fetchall()
+            self.rows[table] = [dict(zip(columns, row[1:], strict=True)) for row in found]
+            self._ids |= {id(row): each[0] for row, each in zip(self.rows[table], found, strict=True)}
+
+    def apply(self, change: Change) -> None:
+        """Make a change."""
+        columns = TABLES[change.table]
+        if change.before is not None:
+            self.driver.execute(f"DELETE FROM {change.table} WHERE rowid = ?", (self._ids[id(change.before)],))
+        if change.after is not None:
+            values = [as_bound(change.after[name]) for name in columns]
+            marks = ", ".join("CAST(? AS TEXT)" if is_odd(change.after[name]) else "?" for name in columns)
+            self.driver.execute(
+                f"INSERT INTO {change.table} (rowid, {', '.join(columns)}) VALUES ({self._rowid(change)}, {marks})",
+                values,
+            )
+
+    def _rowid(self, change: Change) -> object:
+        return self._ids[id(change.before)] if change.before is not None else 10**9
+
+    def undo(self, change: Change) -> None:
+        """Put back what was."""
+        self.driver.execute(f"DELETE FROM {change.table} WHERE rowid = ?", (self._rowid(change),))
+        if change.before is not None:
+            columns = TABLES[change.table]
+            marks = ", ".join("?" * (len(columns) + 1))
+            values = [self._ids[id(change.before)], *(change.before[name] for name in columns)]
+            self.driver.execute(f"INSERT INTO {change.table} (rowid, {', '.join(columns)}) VALUES ({marks})", values)
+
+
+def is_odd(value: object) -> bool:
+    """Say whether a value is text that is no UTF-8."""
+    return isinstance(value, str) and any("\ud800" <= each <= "\udfff" for each in value)
+
+
+def as_bound(value: Any) -> Any:
+    """Write a value as the driver takes it."""
+    return value.encode("utf-8", "surrogateescape") if is_odd(value) else value
+
+
+def tamper(seed: int, changes: int) -> dict[str, int]:
+    """Make a random store and so many single changes to it; count what was done by table."""
+    chance = random.Random(seed)
+    counts: dict[str, int] = {"hidden": 0}
+    with Store("sqlite://", durability="normal") as store:
+        Honest(store, chance).fill(20)
+        assert store.verify() == []
+        loose = Loosened(store)
+        known = Known.of(loose.rows)
+        assert store.verify() == [], seed
+        for n in range(changes):
+            made = change(chance, loose.rows, typed=False)
+            if not made:
+                continue
+            for each in made:
+                loose.apply(each)
+            wrong = judge(made, store.verify(), known)
+            assert wrong is None, (seed, n, made, wrong)
+            for each in reversed(made):
+                loose.undo(each)
+            hidden = all(each.hidden(known) for each in made)
+            counts[made[0].table] = counts.get(made[0].table, 0) + 1
+            counts["hidden"] += hidden
+        assert store.verify() == [], seed
+    return counts
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_change_is_found_where_it_is(seed: int) -> None:
+    """Twelve random stores, a hundred changes each."""
+    counts = tamper(seed, 100)
+    assert counts["hidden"] < 25
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("part", range(8))
+def test_every_one_of_very_many_changes_is_found(part: int) -> None:
+    """A hundred thousand, in parts that workers may share."""
+    total: dict[str, int] = {}
+    for seed in range(10_000 + part, 10_000 + MANY // STORES, 8):
+        for name, count in tamper(seed, STORES).items():
+            total[name] = total.get(name, 0) + count
+    print(part, total)  # noqa: T201
