@@ -95,7 +95,7 @@ class Honest:
         """Have an exchange; one in some stays pending."""
         prefill = "So" if self.chance.random() < 0.2 else None
         key = f"i{chat.version}" if self.chance.random() < 0.3 else None
-        overrides = {"top_k": self.chance.randrange(5)} if self.chance.random() < 0.2 else {}
+        overrides: dict[str, Any] = {"top_k": self.chance.randrange(5)} if self.chance.random() < 0.2 else {}
         pending = chat.begin(self.chance.choice(WORDS), prefill=prefill, idempotency_key=key, check=False, **overrides)
         self.bodies[chat.id, pending.exchange.position] = b"".join(pending.request)
         if self.chance.random() < 0.9:

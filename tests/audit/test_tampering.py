@@ -1,9 +1,9 @@
 """
 Single changes to random stores, of any column, type and row: each is found, and at the entry it was made at.
 
-What cannot be found is named in ``Change.hidden``, change by change, and nowhere else: what the logs say nothing of (leases,
-how far indexes and seals are, when a blob was first kept), what an erasure took the ground from, and a conversation that
-leaves its scope, which is one that is gone. A checkpoint shows the last.
+What cannot be found is named in ``Change.hidden``, change by change, and nowhere else: what the logs say nothing of
+(leases, how far indexes and seals are, when a blob was first kept), what an erasure took the ground from, and a
+conversation that leaves its scope, which is one that is gone. A checkpoint shows the last.
 """
 
 from __future__ import annotations
@@ -36,14 +36,6 @@ TABLES: Final[Mapping[str, Sequence[str]]] = {
     )
 }
 WEIGHTS: Final = {"conversation_entry": 8, "conversation_exchange": 2}
-UNSAID: Final = frozenset(
-    {
-        *(("conversation", name) for name in ("lease_until", "lease_owner", "indexed_length", "sealed_length")),
-        ("conversation_blob", "created"),
-    }
-)
-"""What no log says anything of; held to be possible and no more."""
-
 Row = dict[str, Any]
 
 
@@ -69,9 +61,11 @@ class Change:
             return set(TABLES[self.table])
         return {name for name in self.before if not same(self.before[name], self.after[name])}
 
-    def places(self) -> Iterator[tuple[bytes, object]]:
+    def places(self, known: Known) -> Iterator[tuple[Any, object]]:
         """Give each entry that is touched, or -1 for a conversation's row."""
         for row in (self.before, self.after):
+            if row is not None and self.table in {"conversation_blob", "conversation_blob_chunk"}:
+                yield from known.users.get((row["scope"], row["digest"]), ())
             if row is not None and self.table == "conversation":
                 yield row["id"], -1
             elif row is not None and self.table == "conversation_key":
@@ -81,48 +75,48 @@ class Change:
 
     def hidden(self, known: Known) -> bool:
         """Say whether nothing can show it, or there is nothing to show."""
-        changed, before, after = self.columns, self.before, self.after
-        if not changed:
+        if not self.columns:
             return True
-        row: Row = before or after or {}
-        if self.table == "conversation":
-            return self._hidden_row(known)
-        if before is not None and after is not None and {(self.table, name) for name in changed} <= UNSAID:
-            return True
-        if self.table == "conversation_exchange" and before is not None and after is not None:
-            # Of what was erased nothing is left to hold a row against; a price nobody knew is none, told so or not.
-            return bool(
-                ((row["conversation"], row["position"]) in known.unprovable and not changed & walk._LASTING)
-                or (changed == {"unpriced"} and after["unpriced"] is None and before["price"] is None)
-            )
-        if self.table == "conversation_blob":
-            return (row["scope"], row["digest"]) not in known.used and (
-                before is None or after is None or bool(changed & {"scope"})
-            )
-        if self.table == "conversation_blob_chunk":
-            return before is None and (after is None or (after["scope"], after["digest"]) not in known.blobs)
-        return False
+        hides = {
+            "conversation": self._hides_in_row,
+            "conversation_exchange": self._hides_in_exchange,
+            "conversation_blob": self._hides_in_blob,
+            "conversation_blob_chunk": self._hides_in_chunk,
+        }.get(self.table)
+        return hides is not None and hides(known)
 
-    def _hidden_row(self, known: Known) -> bool:
-        before, after = self.before, self.after
+    def _hides_in_row(self, known: Known) -> bool:
+        before, after, changed = self.before, self.after, self.columns
         if before is None or after is None:
-            # Without entries it is no conversation; put in, it is one of no entries with another's head.
             return False
-        changed = self.columns
         if "scope" in changed:
             return before["id"] not in known.named  # a conversation that is gone, but for its key
-        pending = before["pending_token"] != NO_TOKEN
-        free = {"lease_until", "lease_owner"} if pending else set()
-        possible = {"lease_until": int, "lease_owner": str, "pending_token": bytes}
-        if pending and changed <= free | {"pending_token"}:
-            return (
-                all(type(after[name]) is possible[name] for name in changed)
-                and after["pending_token"] != NO_TOKEN
-                and len(after["pending_token"]) == 16
-            )
         if changed <= {"indexed_length", "sealed_length"}:
             return all(type(after[name]) is int and 0 <= after[name] <= before["length"] for name in changed)
-        return bool(changed <= {"title", "metadata"} and before["id"] in known.unlabelled)
+        possible = {"lease_until": int, "lease_owner": str, "pending_token": bytes}
+        if before["pending_token"] == NO_TOKEN or not changed <= set(possible):
+            return False
+        token = after["pending_token"]
+        return all(type(after[name]) is possible[name] for name in changed) and token != NO_TOKEN and len(token) == 16
+
+    def _hides_in_exchange(self, known: Known) -> bool:
+        before, after, changed = self.before, self.after, self.columns
+        if before is None or after is None:
+            return False
+        # Of what was erased nothing is left to hold a row against; a price nobody knew is none, told so or not.
+        erased = (before["conversation"], before["position"]) in known.unprovable and not changed & walk._LASTING
+        return erased or (changed == {"unpriced"} and after["unpriced"] is None and before["price"] is None)
+
+    def _hides_in_blob(self, known: Known) -> bool:
+        if self.columns == {"created"}:
+            return True
+        row = self.before or self.after or {}
+        unused = (row["scope"], row["digest"]) not in known.users
+        return unused and (self.before is None or self.after is None or "scope" in self.columns)
+
+    def _hides_in_chunk(self, known: Known) -> bool:
+        after = self.after
+        return self.before is None and after is not None and (after["scope"], after["digest"]) not in known.blobs
 
 
 @frozen
@@ -132,38 +126,38 @@ class Known:
 
     Attributes:
         rows: Its rows, by table.
-        used: The blobs that entries use, as (scope, digest); ``blobs`` all there are.
+        users: Of each blob in use, as (scope, digest), the entries that use it; ``blobs`` all blobs there are.
         named: The conversations that have a key.
         unprovable: The exchanges of which something was erased.
-        unlabelled: The conversations whose newest label was erased.
     """
 
     rows: Mapping[str, Sequence[Row]]
-    used: frozenset[tuple[bytes, bytes]]
+    users: Mapping[tuple[bytes, bytes], Sequence[tuple[bytes, int]]]
     blobs: frozenset[tuple[bytes, bytes]]
     named: frozenset[bytes]
     unprovable: frozenset[tuple[bytes, int]]
-    unlabelled: frozenset[bytes]
 
     @classmethod
     def of(cls, rows: Mapping[str, Sequence[Row]]) -> Known:
         """Look at the rows of a store."""
-        entries = {(row["conversation"], row["position"]): row for row in rows["conversation_entry"]}
-        lacking = set()
-        for row in rows["conversation_exchange"]:
-            places = [(row["conversation"], row[name]) for name in ("position", "outcome", "turn")]
-            if any(
-                place in entries and entries[place]["salt"] is None and b'"body"' in entries[place]["header"]
-                for place in places
-            ):
-                lacking.add(places[0])
+        erased = {
+            (row["conversation"], row["position"])
+            for row in rows["conversation_entry"]
+            if row["salt"] is None and b'"body"' in row["header"]
+        }
+        users: dict[tuple[bytes, bytes], list[tuple[bytes, int]]] = {}
+        for row in rows["conversation_blob_use"]:
+            users.setdefault((row["scope"], row["digest"]), []).append((row["conversation"], row["position"]))
         return cls(
             rows,
-            frozenset((row["scope"], row["digest"]) for row in rows["conversation_blob_use"]),
+            users,
             frozenset((row["scope"], row["digest"]) for row in rows["conversation_blob"]),
             frozenset(row["conversation"] for row in rows["conversation_key"]),
-            frozenset(lacking),
-            frozenset(),
+            frozenset(
+                (row["conversation"], row["position"])
+                for row in rows["conversation_exchange"]
+                if any((row["conversation"], row[name]) in erased for name in ("position", "outcome", "turn"))
+            ),
         )
 
 
@@ -177,24 +171,23 @@ def same(one: object, other: object) -> bool:
 
 def changed_value(chance: random.Random, value: Any, others: Sequence[Any], *, typed: bool) -> Any:
     """Give another value for a column; of another type too unless the database would not take that."""
-    ways = ["edit", "edit", "other", "null"] + ([] if typed else ["type", "huge"])
-    way = chance.choice(ways)
+    way = chance.choice(["edit", "edit", "other", "null"] + ([] if typed else ["type", "huge"]))
     if way == "null":
         return None
     if way == "other":
         return chance.choice(others)
     if way == "huge":
         return chance.choice((2**63 - 1, -(2**63), 1e300, "", b"", "\udcff"))
-    if way == "type":
-        return {bytes: lambda: value.decode("latin-1"), str: value_bytes, int: float, float: str}.get(
-            type(value), lambda *_: chance.choice((0, "", b""))
-        )(*([value] if type(value) in (str, int, float) else []))
-    return edited(chance, value)
+    return of_another_type(chance, value) if way == "type" else edited(chance, value)
 
 
-def value_bytes(value: str) -> bytes:
-    """Write text as bytes."""
-    return value.encode("utf-8", "surrogateescape")
+def of_another_type(chance: random.Random, value: Any) -> Any:
+    """Write a value as one of another type."""
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if isinstance(value, str):
+        return value.encode()
+    return float(value) if isinstance(value, int) else chance.choice((0, "", b""))
 
 
 def edited(chance: random.Random, value: Any) -> Any:
@@ -244,32 +237,26 @@ def change(chance: random.Random, rows: Mapping[str, Sequence[Row]], *, typed: b
     ]
 
 
-def location_of(change: Change) -> set[tuple[UUID, object]]:
+def location_of(change: Change, known: Known) -> set[tuple[UUID, object]]:
     """Say at which entries of which conversations a fault may be."""
-    places: set[tuple[UUID, object]] = set()
-    for own, position in change.places():
-        if type(own) is bytes and len(own) == 16:
-            places.add((UUID(bytes=own), position))
-    return places
+    return {
+        (UUID(bytes=own), position) for own, position in change.places(known) if type(own) is bytes and len(own) == 16
+    }
 
 
 def judge(changes: Sequence[Change], faults: Sequence[Fault], known: Known) -> str | None:
     """Say what is wrong with what was found; None where a change was found where it is."""
     if not faults:
         return None if all(each.hidden(known) for each in changes) else "not found"
-    places = set().union(*map(location_of, changes))
-    if not places:
-        return None  # what was changed is in no conversation that there could be
+    places = set().union(*(location_of(each, known) for each in changes))
     found = {(fault.conversation, fault.position) for fault in faults}
-    of = {conversation for conversation, _ in places}
-    located = bool(places & found) or changes[0].table.startswith("conversation_blob")
-    if not located:
-        # A place that is none, or no conversation's: then where it was missed, or in the conversation's row.
-        located = any(type(each) is not int for _, each in places) or (
-            bool(of & {fault.conversation for fault in faults})
-            and any(fault.position in (-1, 0) or (fault.conversation, fault.position - 1) in places for fault in faults)
-        )
-    return None if located else f"found elsewhere: {faults[:3]}"
+    if not places or places & found:
+        return None  # where there are none, it is in no conversation that there could be
+    if any(each.columns & {"id", "conversation", "position"} for each in changes):
+        # What has no place in a log is told of the log, or of where it was missed.
+        of = {conversation for conversation, _ in places}
+        return None if of & {conversation for conversation, _ in found} else f"found elsewhere: {faults[:3]}"
+    return f"found elsewhere: {faults[:3]}"
 
 
 # --- SQLite, in memory, without any constraint -----------------------------------------------------------------------
