@@ -195,11 +195,15 @@ def _blob_fault(row: rows.Row, chunks: Iterable[object]) -> str | None:
         return state.hexdigest()
     if size != length or type(size) is not int:
         return f"a size of {shown(size)}, and {length} bytes"
-    if type(media_type) is not str:
+    if length > _MEASURED and type(media_type) is str:
+        return None
+    return _measure_fault(media_type, measures, bytes(head))
+
+
+def _measure_fault(media_type: object, measures: list[Any], data: bytes) -> str | None:
+    if media_type != blobs.media_type(data):
         return f"a media type of {shown(media_type)}"
-    if length <= _MEASURED and not _are_same(measures, _measures(media_type, bytes(head))):
-        return f"measures of {shown(measures)}"
-    return None
+    return None if _are_same(measures, _measures(str(media_type), data)) else f"measures of {shown(measures)}"
 
 
 def _are_same(found: list[Any], expected: list[int | None]) -> bool:
