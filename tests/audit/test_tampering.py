@@ -17,6 +17,8 @@ from uuid import UUID
 
 import pytest
 from attrs import frozen
+from sqlalchemy import Connection, Engine, Table, create_engine, delete, event, insert, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from conversation_store import Fault, Store
 from conversation_store.audit import walk
@@ -362,3 +364,73 @@ def test_every_one_of_very_many_changes_is_found(part: int) -> None:
         for name, count in tamper(seed, STORES).items():
             total[name] = total.get(name, 0) + count
     print(part, total)  # noqa: T201
+
+
+# --- PostgreSQL, its keys and types in force -------------------------------------------------------------------------
+
+
+def _without_triggers(connection: Connection) -> None:
+    connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
+
+
+class Guarded:
+    """A store on a server, which keeps its types and primary keys; foreign keys are let go."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        event.listen(engine, "begin", _without_triggers)
+        self.rows = {name: self._read(tables.metadata.tables[name]) for name in TABLES}
+
+    def _read(self, table: Table) -> list[Row]:
+        with self.engine.connect() as connection:
+            return [dict(row._mapping) for row in connection.execute(select(table))]
+
+    def apply(self, changes: Sequence[Change]) -> bool:
+        """Make changes, where the database takes them."""
+        try:
+            with self.engine.begin() as connection:
+                for each in changes:
+                    self._replace(connection, each.table, each.before, None)
+                for each in changes:
+                    self._replace(connection, each.table, None, each.after)
+        except (SQLAlchemyError, TypeError):  # no value of the column
+            return False
+        return True
+
+    def undo(self, changes: Sequence[Change]) -> None:
+        """Put back what was."""
+        with self.engine.begin() as connection:
+            for each in changes:
+                self._replace(connection, each.table, each.after, None)
+            for each in changes:
+                self._replace(connection, each.table, None, each.before)
+
+    def _replace(self, connection: Connection, name: str, before: Row | None, after: Row | None) -> None:
+        table = tables.metadata.tables[name]
+        if before is not None:
+            key = [column == before[column.name] for column in table.primary_key.columns]
+            connection.execute(delete(table).where(*key))
+        if after is not None:
+            connection.execute(insert(table), after)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_every_change_that_a_server_takes_is_found(database_url: str) -> None:
+    """What types and keys of a server let through is found there too."""
+    chance = random.Random(5)
+    engine = create_engine(database_url)
+    with Store(database_url) as store:
+        Honest(store, chance).fill(30)
+        guarded = Guarded(engine)
+        known = Known.of(guarded.rows)
+        tried = 0
+        while tried < 120:
+            made = change(chance, guarded.rows, typed=True)
+            if not made or not guarded.apply(made):
+                continue
+            tried += 1
+            wrong = judge(made, store.verify(), known)
+            assert wrong is None, (made, wrong)
+            guarded.undo(made)
+        assert store.verify() == []
+    engine.dispose()

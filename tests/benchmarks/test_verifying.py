@@ -110,7 +110,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("how", "most"), [("everything", 20), ("structure", 5)])
 def test_a_million_turns(full: Path, how: str, most: float) -> None:
-    """Everything within 20 seconds and the structure within 5, in 200 MiB; the ratio to the floor is what to compare."""
+    """Everything within 20 seconds and the structure within 5, in 200 MiB; compare the ratio to the floor."""
     found, least = measured(full, how), floor(full, bodies=how == "everything")
     ratio, peak = found["seconds"] / least, found["peak"] / 1024
     print(f"{how}: {found['seconds']:.1f} s, floor {least:.1f} s, ratio {ratio:.2f}, {peak:.0f} MiB")  # noqa: T201
