@@ -42,7 +42,7 @@ def test_the_whole_record_is_told(database_url: str) -> None:
         assert told[3].account == "assistant: A picture."
         assert told[13].account == "erased the content of 2 and the proof of the requests of 6, 10"
         assert list(chat.timeline(6)) == told[6:]
-        assert list(store.get("k").fork().timeline())[0].account == f"forked from {chat.id}"
+        assert next(store.get("k").fork().timeline()).account == f"forked from {chat.id}"
 
 
 def test_what_came_back(database_url: str) -> None:
