@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from conversation_store.api.models import Models
     from conversation_store.api.request import Request
     from conversation_store.api.rules import Finding
-    from conversation_store.audit.verify import Fault
+    from conversation_store.audit.faults import Fault
+    from conversation_store.audit.responses import Response
+    from conversation_store.audit.timeline import TimelineEntry
+    from conversation_store.audit.verify import Checkpoint, Findings
     from conversation_store.conversation import Conversation
     from conversation_store.errors import ConversationStoreError
     from conversation_store.formats.transcripts import Refused
@@ -47,6 +50,7 @@ __all__ = [
     "ABSENT",
     "Attempt",
     "Block",
+    "Checkpoint",
     "Client",
     "Conversation",
     "ConversationStoreError",
@@ -56,6 +60,7 @@ __all__ = [
     "Export",
     "Fault",
     "Finding",
+    "Findings",
     "Hit",
     "Hits",
     "Image",
@@ -67,11 +72,13 @@ __all__ = [
     "Refused",
     "Reply",
     "Request",
+    "Response",
     "State",
     "Store",
     "Taken",
     "Text",
     "Thinking",
+    "TimelineEntry",
     "ToolResult",
     "ToolUse",
     "Totals",
@@ -87,7 +94,10 @@ _HOMES: Final = {
     "api.models": ("Models",),
     "api.request": ("Request",),
     "api.rules": ("Finding",),
-    "audit.verify": ("Fault",),
+    "audit.faults": ("Fault",),
+    "audit.responses": ("Response",),
+    "audit.timeline": ("TimelineEntry",),
+    "audit.verify": ("Checkpoint", "Findings"),
     "conversation": ("Conversation",),
     "errors": ("ConversationStoreError",),
     "formats.transcripts": ("Refused",),

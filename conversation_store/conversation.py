@@ -7,7 +7,7 @@ one appends, the other finds out by ``ConflictError``, and goes on after ``refre
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from functools import partial
@@ -23,7 +23,9 @@ from conversation_store.api.request import Request
 from conversation_store.api.rules import Finding
 from conversation_store.api.stream import decode_all
 from conversation_store.audit.caches import CacheReport, explain
-from conversation_store.audit.verify import Fault, verify_conversation
+from conversation_store.audit.responses import Response, response_to
+from conversation_store.audit.timeline import TimelineEntry, timeline
+from conversation_store.audit.verify import Checkpoint, Findings, verify
 from conversation_store.errors import (
     BusyError,
     CodecError,
@@ -890,6 +892,42 @@ class Conversation:
             raise CodecError(f"the body of exchange {position} cannot be proved: something in it was erased or changed")
         return body
 
+    def response(self, exchange: Exchange | int) -> Response:
+        """
+        Read what came back for a past request: content and envelope as received, and the raw bytes where they are kept.
+
+        ``matches(raw)`` of it proves a copy that somebody else kept, by the commitment in the log.
+
+        Raises:
+            NotFoundError: There is no such exchange.
+            CodecError: It has no outcome.
+        """
+        position = exchange.position if isinstance(exchange, Exchange) else exchange
+        return response_to(self._history, self._history.exchange(position))
+
+    def timeline(self, first: int = 0) -> Iterator[TimelineEntry]:
+        """
+        Give the whole record, entry by entry and lazily: also turns that were set aside, requests, changes of view.
+
+        Of a fork it is what happened in the fork; what was before is its parent's.
+
+        Args:
+            first: The position to begin at.
+
+        Raises:
+            CodecError: An entry cannot be read; ``verify`` says where.
+        """
+        return timeline(self._history, first)
+
+    def stood(self, length: int, digest: bytes) -> bool:
+        """
+        Say whether the log, when it had *length* entries, had the head *digest*; one row is read.
+
+        Whoever noted ``version`` and ``head`` can ask so later; that the entries make this digest ``verify`` says.
+        """
+        with self._history.database.read() as connection:
+            return log.stood(connection, self.id, length, digest)
+
     def mend(self, finding: Finding, *content: Content, prefill: str | None = None, **overrides: Any) -> Mended:
         """
         Do what a finding's ``fix`` names, by a new view or another turn: nothing of the record is touched.
@@ -979,14 +1017,19 @@ class Conversation:
             raise NotFoundError(f"{self.id} exchange")
         return explain(known, known.exchange(found) if isinstance(found, int) else found)
 
-    def verify(self) -> Sequence[Fault]:
+    def verify(self, *, structure: bool = False, since: Checkpoint | None = None) -> Findings:
         """
-        Compute the whole chain and every commitment again.
+        Compute the whole chain and every commitment again, and hold what other tables tell against the log.
+
+        Args:
+            structure: Only what the chain goes by: order, kinds, times and headers, and no content.
+            since: Only what came after this, and that what was there then is still what the log goes on from.
 
         Returns:
             What is wrong, as data; empty where nothing is. Never raises on what a hostile hand wrote.
         """
-        return verify_conversation(self._history.database, self.id)
+        known = self._history
+        return verify(known.database, known.kept.scope, of=self.id, structure=structure, since=since)
 
     # --- the exchange ----------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from conversation_store.api import models as model_data
 from conversation_store.api.client import Client
 from conversation_store.api.models import Models
 from conversation_store.api.request import Settings
-from conversation_store.audit.verify import Fault, verify_conversation
+from conversation_store.audit.verify import Checkpoint, Findings, verify
 from conversation_store.conversation import Conversation
 from conversation_store.errors import ContentError, DatabaseError, LineError, NotFoundError, TransferError
 from conversation_store.formats import messages
@@ -414,11 +414,36 @@ class Store:
         with self._database.read() as connection:
             return ledger.totals(connection, self.scope, by=names, of=one, since=first, until=last)
 
-    def verify(self) -> Sequence[Fault]:
-        """Verify every conversation of this scope; see ``Conversation.verify``."""
-        with self._database.read() as connection:
-            known = log.every_id(connection, self.scope)
-        return [fault for each in known for fault in verify_conversation(self._database, each)]
+    def verify(
+        self,
+        *,
+        structure: bool = False,
+        since: Checkpoint | None = None,
+        progress: Callable[[int, int], None] = lambda _done, _all: None,
+    ) -> Findings:
+        """
+        Verify every conversation of this scope; all is read once, in the order of the logs.
+
+        The chains and every commitment are computed again from the stored bytes, the body of every request is made
+        again and proved, forks are held against their parents, and what the logs tell against the tables that are
+        derived from them. What nothing is committed to is not covered: leases, streams that are arriving, the
+        search index.
+
+        Args:
+            structure: Only what the chains go by: order, kinds, times and headers, and no content.
+            since: Only what came after this, and that what was there then is still what the logs go on from. It is
+                the ``checkpoint`` of an earlier verification, kept where nobody who can write the database can.
+            progress: Is told how many entries of about how many were looked at.
+
+        Returns:
+            What is wrong, as data, by conversation; empty where nothing is. Its ``checkpoint`` is where the
+            conversations stand. Never raises on what a hostile hand wrote.
+
+        Raises:
+            DatabaseError: The database cannot be read.
+            ContentError: The checkpoint is another scope's.
+        """
+        return verify(self._database, self.scope, structure=structure, since=since, progress=progress)
 
     def export(self, *which: str | UUID) -> Export:
         """

@@ -17,10 +17,10 @@ from uuid import UUID
 from attrs import Factory, define, evolve, field, frozen
 from sqlalchemy import Connection
 
-from conversation_store import outcomes
-from conversation_store.api import request as requests
 from conversation_store.api.request import Part, Request, joined
-from conversation_store.audit.verify import columns, named, part_faults
+from conversation_store.audit import derived
+from conversation_store.audit.derived import Began, Exchanges
+from conversation_store.audit.faults import columns, named, part_faults
 from conversation_store.errors import BusyError, CodecError, ContentError, LineError, NotFoundError, TransferError
 from conversation_store.formats import html, jsonl, markdown, messages
 from conversation_store.formats.jsonl import Arrived, Begun, Closing, Ended, Facts, Logged, Opening, Piece
@@ -31,7 +31,6 @@ from conversation_store.history import turns as read_turns
 from conversation_store.preflight import Said, plan
 from conversation_store.record import canonical, chain
 from conversation_store.record.chain import Entry
-from conversation_store.record.exchange import Exchange, State
 from conversation_store.record.turns import Origin, Turn, fields_of
 from conversation_store.storage import blobs, identity, journal, ledger, log
 from conversation_store.storage.blobs import Blob
@@ -710,7 +709,7 @@ def _refuse_new(connection: Connection, scope: str, now: _Log) -> None:
 def _write_entries(connection: Connection, scope: str, now: _Log, first: int, pending: int | None) -> None:
     of = now.begun.conversation
     open_now = None if pending is None else ledger.read(connection, of, pending)
-    deriving = _Deriving(connection, of, open_now)
+    deriving = Exchanges(of, lambda position: settings_at(connection, of, position).body, open_now)
     page: list[Entry] = []
     uses: list[Use] = []
     for each in now.logged():
@@ -726,88 +725,26 @@ def _write_entries(connection: Connection, scope: str, now: _Log, first: int, pe
             page, uses = [], []
     if page:
         _write_page(connection, scope, deriving, page, uses)
-    deriving.settle()
+    _put_exchanges(connection, deriving.settle())
 
 
 def _write_page(
-    connection: Connection, scope: str, deriving: _Deriving, page: Sequence[Entry], uses: Sequence[Use]
+    connection: Connection, scope: str, deriving: Exchanges, page: Sequence[Entry], uses: Sequence[Use]
 ) -> None:
     log.put_entries(connection, deriving.conversation, scope, page, uses)
     for entry in page:
         try:
-            deriving.take(entry)
+            _put_exchanges(connection, deriving.take(entry))
         except (LookupError, TypeError, ValueError, AttributeError):
             raise _RefusedError(f"what entry {entry.position} tells of an exchange cannot be read") from None
 
 
-@define
-class _Deriving:
-    """
-    Writes the rows of exchanges again from the log.
-
-    Attributes:
-        connection: Writes them.
-        conversation: Whose they are.
-        open: The exchange that has begun and has no outcome so far.
-    """
-
-    connection: Connection
-    conversation: UUID
-    open: Exchange | None
-    _settings: tuple[int, bytes] | None = field(default=None, init=False)
-    _outcome: tuple[Entry, Mapping[str, Any]] | None = field(default=None, init=False)
-
-    def take(self, entry: Entry) -> None:
-        """Go on with the next entry."""
-        fields = fields_of(entry.header) if entry.kind in {"turn", "request", "outcome"} else {}
-        turn = entry if entry.kind == "turn" and "request" in fields else None
-        self.settle(turn)
-        if entry.kind == "settings":
-            self._settings = (entry.position, entry.body or b"{}")
-        elif entry.kind == "request":
-            self._begin(entry, fields)
-        elif entry.kind == "outcome":
-            self._outcome = (entry, fields)
-
-    def settle(self, turn: Entry | None = None) -> None:
-        """End the exchange whose outcome was the entry before; *turn* is the one the model made of it."""
-        if self._outcome is None:
-            return
-        entry, fields = self._outcome
-        self._outcome = None
-        exchange = self.open
-        if exchange is None or exchange.position != fields["request"]:
-            raise LookupError(fields["request"])
-        body = entry.body or b""
-        said = canonical.object_of(turn.body or b"{}") if turn is not None else canonical.object_of(body or b"{}")
-        content = [block for block in said.get("content", ()) if isinstance(block, Mapping)]
-        ended = outcomes.derived(exchange, State(fields["state"]), body, content, entry.at)
-        ended = evolve(ended, turn=None if turn is None else turn.position)
-        ledger.finish(self.connection, ended, entry.position)
-        journal.clear(self.connection, self.conversation, exchange.position)
-        self.open = None
-
-    def _begin(self, entry: Entry, fields: Mapping[str, Any]) -> None:
-        if self.open is not None:
-            # Another one took its place: whether it was answered nobody knows.
-            ledger.finish(self.connection, evolve(self.open, state=State.UNKNOWN), None)
-        about = canonical.object_of(entry.about) if entry.about else {}
-        params = canonical.object_of(requests.merged(self._settings_at(fields["settings"]), entry.body or b"{}"))
-        self.open = Exchange(
-            conversation=self.conversation,
-            position=entry.position,
-            state=State.PENDING,
-            model=str(params.get("model", "")),
-            begun=entry.at,
-            body_length=int(fields["length"]),
-            sent_by=str(fields["sent_by"]),
-            streamed=bool(fields.get("stream")),
-            retry_of=fields.get("retry_of"),
-            idempotency_key=about.get("idempotency_key"),
-        )
-        ledger.begin(self.connection, self.open)
-
-    def _settings_at(self, position: int) -> bytes:
-        if self._settings is None or self._settings[0] != position:
-            self._settings = (position, settings_at(self.connection, self.conversation, position).body)
-        return self._settings[1]
+def _put_exchanges(connection: Connection, told: Iterable[Began | derived.Ended]) -> None:
+    """Write the rows of exchanges as the log tells them."""
+    for each in told:
+        if isinstance(each, Began):
+            ledger.begin(connection, each.exchange)
+            continue
+        ledger.finish(connection, each.exchange, each.outcome)
+        if each.outcome is not None:
+            journal.clear(connection, each.exchange.conversation, each.exchange.position)

@@ -64,6 +64,8 @@ def test_every_python_block_runs_as_printed(
     assert "C" in printed
     assert "The answer is (C" in printed
     assert "[]" in printed
+    assert "[] [] 0" in printed
+    assert "False" in printed
     assert "Hello, I am scripted." in printed
     assert printed[-1] == "2"
     assert shown == ["human", "synthetic"]

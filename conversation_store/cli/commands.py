@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
+from conversation_store.cli.audits import timeline, verify
 from conversation_store.cli.chat import chat
 from conversation_store.cli.checks import check
 from conversation_store.cli.costs import models, usage
@@ -17,7 +18,7 @@ from conversation_store.cli.demo import demo, resume_demo
 from conversation_store.cli.failures import Code, code_of, told
 from conversation_store.cli.searches import search
 from conversation_store.cli.terminal import PROGRAM, complain, silence
-from conversation_store.cli.transcripts import listing, replay, show, verify
+from conversation_store.cli.transcripts import listing, replay, show
 from conversation_store.cli.transfers import export, import_
 from conversation_store.cli.views import fork, rewind
 from conversation_store.errors import ConversationStoreError
@@ -84,6 +85,7 @@ _COMMANDS = (
     fork,
     rewind,
     verify,
+    timeline,
     replay,
     export,
     import_,

@@ -1,4 +1,4 @@
-"""Reading what is kept: the commands ``list``, ``show``, ``verify`` and ``replay``."""
+"""Reading what is kept: the commands ``list``, ``show``, ``timeline`` and ``replay``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from conversation_store.audit.verify import Fault
+from conversation_store.audit.faults import Fault
 from conversation_store.cli.databases import database_options, find, key_argument, to_read
 from conversation_store.cli.failures import Code, MissingExchangeError, told
 from conversation_store.cli.terminal import Piece, Screen, complain, one_line
@@ -310,31 +310,6 @@ def fault_line(name: str, fault: Fault) -> str:
     """Say a fault in one line."""
     place = "the conversation's row" if fault.position < 0 else f"entry {fault.position}"
     return f"{name}, {place}: {fault.code}: expected {fault.expected}, found {fault.found}"
-
-
-@click.command("verify")
-@key_argument("which", metavar="[KEY|ID]", required=False)
-@database_options
-def verify(which: str | None, database: str, scope: str) -> int:
-    """Compute chains and commitments again, of one conversation or of all; exit code 1 where a fault is found."""
-    screen = Screen()
-    conversations = entries = found = 0
-    with to_read(database, scope) as store:
-        chosen: Iterator[tuple[str, Conversation]]
-        if which is not None:
-            one = find(store, which)
-            chosen = iter([(name_of(one), one)])
-        else:
-            chosen = ((name_of(each), store.get(each.id)) for each in _pages(store, 0))
-        for name, conversation in chosen:
-            conversations += 1
-            entries += conversation.version
-            for fault in conversation.verify():
-                found += 1
-                screen.line((fault_line(name, fault), "red"))
-    result = ("no fault", "green") if not found else (counted(found, "fault"), "bold red")
-    screen.line(f"{counted(conversations, 'conversation')}, {entries:,} entries: ", result)
-    return Code.FINDING if found else Code.DONE
 
 
 def _exchange(conversation: Conversation, position: int) -> Exchange:

@@ -29,7 +29,7 @@ _IN_MEMORY: Final = 8 * 1024 * 1024
 
 
 @contextmanager
-def _file(path: str) -> Iterator[IO[bytes]]:
+def file_to_write(path: str) -> Iterator[IO[bytes]]:
     """Give a file to write that takes its name once it is whole; nobody else may read it."""
     part = Path(f"{path}.part")
     try:
@@ -67,7 +67,7 @@ def export(which: str | None, form: str, output: str | None, database: str, scop
         pieces = _chosen(store, which, form)
         written = 0
         if output is not None:
-            with _file(output) as file:
+            with file_to_write(output) as file:
                 for piece in pieces:
                     file.write(piece)
                     written += len(piece)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
+from struct import Struct
 from typing import Final
 from uuid import UUID
 
@@ -17,6 +18,9 @@ from attrs import frozen
 from conversation_store.record import canonical
 
 JSON_TYPE: Final = "application/json"
+DIGEST: Final = 32
+"""Bytes of a digest, and of a salt."""
+
 _PART: Final = b"conversation_store/part/v1\0"
 _GENESIS: Final = b"conversation_store/genesis/v1\0"
 _ENTRY: Final = b"conversation_store/entry/v1\0"
@@ -33,9 +37,12 @@ def part(salt: bytes, media_type: str, digest: bytes) -> bytes:
     return sha256(_PART + salt + _u64(len(kind)) + kind + digest).digest()
 
 
-def part_of(salt: bytes, data: bytes, media_type: str = JSON_TYPE) -> bytes:
-    """Commit to *data*."""
-    return part(salt, media_type, sha256(data).digest())
+_JSON: Final = _u64(len(JSON_TYPE)) + JSON_TYPE.encode()
+
+
+def part_of(salt: bytes, data: bytes) -> bytes:
+    """Commit to *data*, which is JSON."""
+    return sha256(_PART + salt + _JSON + sha256(data).digest()).digest()
 
 
 def genesis(conversation: UUID) -> bytes:
@@ -54,6 +61,31 @@ def entry_digest(conversation: UUID, position: int, at: int, kind: str, header: 
 def link(previous: bytes, entry: bytes) -> bytes:
     """Chain an entry's digest to the digest before it."""
     return sha256(_LINK + previous + entry).digest()
+
+
+KINDS: Final = frozenset({"opened", "turn", "settings", "labelled", "view", "request", "outcome", "erased", "note"})
+"""Every kind of entry there is."""
+
+_NAMES: Final = {kind: _u64(len(kind)) + kind.encode() for kind in KINDS}
+_numbers: Final = Struct(">QQ").pack
+_length: Final = Struct(">Q").pack
+
+
+class Links:
+    """Chains the entries of one conversation as they are read: ``link`` of ``entry_digest``, in one step and faster."""
+
+    def __init__(self, conversation: bytes) -> None:
+        self._beginning = _ENTRY + conversation
+
+    def after(self, previous: bytes, position: int, at: int, kind: str, header: bytes) -> bytes:
+        """
+        Chain an entry to the digest before it.
+
+        Raises:
+            KeyError, TypeError, struct.error: Something is not of its type, or no kind, or no number a log has.
+        """
+        entry = sha256(self._beginning + _numbers(position, at) + _NAMES[kind] + _length(len(header)) + header).digest()
+        return sha256(_LINK + previous + entry).digest()
 
 
 @frozen(kw_only=True)

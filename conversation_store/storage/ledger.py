@@ -59,54 +59,57 @@ _newest: Final = select(table).where(_of).order_by(table.c.position.desc()).limi
 
 def begin(connection: Connection, exchange: Exchange) -> None:
     """Write the row of an exchange that has just begun."""
-    _insert.run(
-        connection,
-        {
-            "conversation": exchange.conversation.bytes,
-            "position": exchange.position,
-            "state": exchange.state.value,
-            "model": _short(exchange.model, _MODEL_LENGTH),
-            "begun": exchange.begun,
-            "body_length": exchange.body_length,
-            "sent_by": exchange.sent_by,
-            "streamed": int(exchange.streamed),
-            "attempts": 0,
-            "maybe_billed": 0,
-            "idempotency_key": None if exchange.idempotency_key is None else exchange.idempotency_key.encode(),
-            "retry_of": exchange.retry_of,
-            "input_tokens": 0,
-            "output_tokens": 0,
-            "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": 0,
-        },
-    )
+    _insert.run(connection, begun(exchange))
+
+
+def begun(exchange: Exchange) -> dict[str, Any]:
+    """Write an exchange that has just begun as a row; what is not in it is NULL."""
+    return {
+        "conversation": exchange.conversation.bytes,
+        "position": exchange.position,
+        "state": exchange.state.value,
+        "model": _short(exchange.model, _MODEL_LENGTH),
+        "begun": exchange.begun,
+        "body_length": exchange.body_length,
+        "sent_by": exchange.sent_by,
+        "streamed": int(exchange.streamed),
+        "attempts": 0,
+        "maybe_billed": 0,
+        "idempotency_key": None if exchange.idempotency_key is None else exchange.idempotency_key.encode(),
+        "retry_of": exchange.retry_of,
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 0,
+    }
 
 
 def finish(connection: Connection, exchange: Exchange, outcome: int | None) -> None:
     """Bring the row of an exchange up to its outcome; *outcome* is the position of that entry."""
-    _finish.run(
-        connection,
-        {
-            "of": exchange.conversation.bytes,
-            "at_position": exchange.position,
-            "state": exchange.state.value,
-            "served_by": _short(exchange.served_by, _MODEL_LENGTH),
-            "ended": exchange.ended,
-            "attempts": exchange.attempts,
-            "maybe_billed": int(exchange.maybe_billed),
-            "outcome": outcome,
-            "turn": exchange.turn,
-            "message_id": _short(exchange.message_id, 200),
-            "request_id": _short(exchange.request_id, 200),
-            "stop_reason": _short(exchange.stop_reason, 64),
-            "input_tokens": exchange.usage.input_tokens,
-            "output_tokens": exchange.usage.output_tokens,
-            "cache_creation_input_tokens": exchange.usage.cache_creation_input_tokens,
-            "cache_read_input_tokens": exchange.usage.cache_read_input_tokens,
-            "usage": _usage(exchange.usage.raw),
-            **_spent(exchange.price),
-        },
-    )
+    row = {"of": exchange.conversation.bytes, "at_position": exchange.position, **ended(exchange, outcome)}
+    _finish.run(connection, row)
+
+
+def ended(exchange: Exchange, outcome: int | None) -> dict[str, Any]:
+    """Write what becomes of the row of an exchange with its outcome."""
+    return {
+        "state": exchange.state.value,
+        "served_by": _short(exchange.served_by, _MODEL_LENGTH),
+        "ended": exchange.ended,
+        "attempts": exchange.attempts,
+        "maybe_billed": int(exchange.maybe_billed),
+        "outcome": outcome,
+        "turn": exchange.turn,
+        "message_id": _short(exchange.message_id, 200),
+        "request_id": _short(exchange.request_id, 200),
+        "stop_reason": _short(exchange.stop_reason, 64),
+        "input_tokens": exchange.usage.input_tokens,
+        "output_tokens": exchange.usage.output_tokens,
+        "cache_creation_input_tokens": exchange.usage.cache_creation_input_tokens,
+        "cache_read_input_tokens": exchange.usage.cache_read_input_tokens,
+        "usage": _usage(exchange.usage.raw),
+        **_spent(exchange.price),
+    }
 
 
 def _spent(price: Price) -> dict[str, int | bytes | None]:

@@ -6,35 +6,21 @@ No statement here reads a number of rows that grows with a history it was not as
 
 from __future__ import annotations
 
-from collections import namedtuple
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Connection,
-    Executable,
-    Row,
-    bindparam,
-    case,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, case, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from conversation_store.errors import BusyError, ConflictError, LeaseLostError, NotFoundError
+from conversation_store.record import chain
 from conversation_store.record.chain import Entry
 from conversation_store.storage.engine import Compiled, RolledBack
 from conversation_store.storage.tables import (
     NO_TOKEN,
     conversation,
-    conversation_blob,
-    conversation_blob_chunk,
     conversation_blob_use,
     conversation_entry,
     conversation_key,
@@ -425,6 +411,17 @@ def digest_at(connection: Connection, of: UUID, position: int) -> bytes | None:
     return None if found is None else bytes(found)
 
 
+def stood(connection: Connection, of: UUID, length: int, digest: bytes) -> bool:
+    """
+    Say whether a log, when it had *length* entries, had the head *digest*, as far as its rows tell.
+
+    One row is read; that the entries before it make this digest is for verifying to say.
+    """
+    if length <= 0:
+        return length == 0 and digest == chain.genesis(of)
+    return digest_at(connection, of, length - 1) == digest
+
+
 def ids_after(connection: Connection, scope: str, last: UUID | None, limit: int) -> list[UUID]:
     """List conversations of a scope by id, the next *limit* after one."""
     statement = select(conversation.c.id).where(conversation.c.scope == scope.encode())
@@ -573,91 +570,3 @@ def _entry(row: Any) -> Entry:
         request_salt=row.request_salt,
         digest=row.digest,
     )
-
-
-# --- as the rows lie, for verifying ------------------------------------------------------------------------------
-
-UUID_BYTES: Final = 16
-
-RawEntry = namedtuple(  # noqa: PYI024 - its fields are of any type on purpose
-    "RawEntry", ("position", "kind", "at", "header", "body", "about", "salt", "request_salt", "digest")
-)
-RawRow = namedtuple(  # noqa: PYI024 - likewise
-    "RawRow", ("length", "head", "view_position", "settings_position", "title", "metadata")
-)
-
-
-def _as_it_lies(connection: Connection, statement: Executable, parameters: Mapping[str, object]) -> list[Any]:
-    """Fetch rows past every type conversion: a hostile row must be looked at, not raise."""
-    cursor = connection.execute(statement, parameters).cursor
-    return [] if cursor is None else [tuple(map(_plain, row)) for row in cursor.fetchall()]
-
-
-def _plain(value: object) -> object:
-    return bytes(value) if isinstance(value, memoryview) else value
-
-
-def every_id(connection: Connection, scope: str) -> list[UUID]:
-    """List the conversations of a scope by id alone, past everything else a row may hold."""
-    statement = (
-        select(conversation.c.id).where(conversation.c.scope == bindparam("in_scope")).order_by(conversation.c.id)
-    )
-    rows = _as_it_lies(connection, statement, {"in_scope": scope.encode()})
-    return [UUID(bytes=found) for (found,) in rows if isinstance(found, bytes) and len(found) == UUID_BYTES]
-
-
-def raw_row(connection: Connection, of: UUID) -> Any:
-    """Read what a conversation's row tells of its log, as it lies; None where there is no row."""
-    columns = [conversation.c[name] for name in RawRow._fields]
-    rows = _as_it_lies(connection, select(*columns).where(conversation.c.id == bindparam("of")), {"of": of.bytes})
-    return RawRow(*rows[0]) if rows else None
-
-
-def raw_entries(connection: Connection, of: UUID, page: int) -> Iterator[Any]:
-    """Read every entry of a log as it lies, in the order of the database, *page* rows at a time."""
-    statement = (
-        select(*_entry_columns)
-        .where(conversation_entry.c.conversation == bindparam("of"))
-        .order_by(conversation_entry.c.position)
-        .limit(bindparam("page", type_=BigInteger))
-        .offset(bindparam("seen", type_=BigInteger))
-    )
-    keyset = statement.where(conversation_entry.c.position > bindparam("after")).offset(None)
-    rows = _as_it_lies(connection, statement, {"of": of.bytes, "page": page, "seen": 0})
-    seen = 0
-    while rows:
-        yield from (RawEntry(*row) for row in rows)
-        seen += len(rows)
-        last = rows[-1][0]
-        if len(rows) < page:
-            return
-        if type(last) is int:
-            rows = _as_it_lies(connection, keyset, {"of": of.bytes, "page": page, "after": last})
-        else:
-            rows = _as_it_lies(connection, statement, {"of": of.bytes, "page": page, "seen": seen})
-
-
-def raw_uses(connection: Connection, of: UUID, position: int) -> list[Any]:
-    """Read the blobs an entry uses, as they lie: scope, digest, salt, media type."""
-    use, blob = conversation_blob_use.c, conversation_blob.c
-    statement = (
-        select(use.scope, use.digest, use.salt, blob.media_type)
-        .select_from(
-            conversation_blob_use.outerjoin(conversation_blob, (blob.scope == use.scope) & (blob.digest == use.digest))
-        )
-        .where(use.conversation == bindparam("of"), use.position == bindparam("position"))
-        .order_by(use.number)
-    )
-    return _as_it_lies(connection, statement, {"of": of.bytes, "position": position})
-
-
-def raw_chunks(connection: Connection, scope: bytes, digest: bytes) -> Iterator[object]:
-    """Read a blob's chunks as they lie, one at a time."""
-    chunk = conversation_blob_chunk.c
-    statement = select(chunk.data).where(
-        chunk.scope == bindparam("in_scope"), chunk.digest == bindparam("of"), chunk.number == bindparam("number")
-    )
-    number = 0
-    while rows := _as_it_lies(connection, statement, {"in_scope": scope, "of": digest, "number": number}):
-        yield rows[0][0]
-        number += 1

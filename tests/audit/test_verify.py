@@ -148,7 +148,7 @@ TAMPERINGS: Final = (
     Tampering("a first entry gone", f"DELETE FROM {ENTRY}0", 0, "position"),
     Tampering("an entry gone", f"DELETE FROM {ENTRY}5", 5, "position"),
     Tampering("the last entry gone", f"DELETE FROM {ENTRY}11", -1, "length"),
-    Tampering("all entries gone", "DELETE FROM conversation_entry WHERE conversation = :c", -1, "length"),
+    Tampering("all entries gone", "DELETE FROM conversation_entry WHERE conversation = :c", 3, "blob"),
     Tampering("an entry renumbered", SET.format("position = 99", 5), 5, "position"),
     Tampering("an entry below zero", SET.format("position = -1", 5), 0, "position"),
     Tampering(
@@ -376,8 +376,10 @@ def test_a_cut_tail_with_its_row_put_back_cannot_be_seen(kept: Kept) -> None:
         kept.on(
             connection,
             "UPDATE conversation SET length = 9, settings_position = 1, head = (SELECT digest "
+            "FROM conversation_entry WHERE conversation = :c AND position = 8), updated = (SELECT at "
             "FROM conversation_entry WHERE conversation = :c AND position = 8) WHERE id = :c",
         )
+        kept.on(connection, "UPDATE conversation_exchange SET turn = NULL WHERE conversation = :c")
     assert kept.faults() == []
 
 
@@ -393,10 +395,10 @@ def test_a_conversation_deleted_whole_cannot_be_seen(kept: Kept) -> None:
 def test_a_chain_computed_anew_cannot_be_seen(kept: Kept) -> None:
     """Whoever rewrites an entry and all digests after it makes a log that fits; an old head kept elsewhere shows it."""
     old_head = kept.store.get(kept.id).head
-    body, salt = b'{"role":"user","content":"Never said"}', bytes(32)
+    body, salt = b'{"role":"assistant","content":"Never said"}', bytes(32)
     with kept.engine.begin() as connection:
-        header = chain.draft("turn", at=0, salt=salt, fields={"origin": "human"}, body=body).header
-        kept.on(connection, SET.format("header = :h, body = :b, salt = :s", 5), h=header, b=body, s=salt)
+        header = chain.draft("turn", at=0, salt=salt, fields={"origin": "model", "request": 7}, body=body).header
+        kept.on(connection, SET.format("header = :h, body = :b, salt = :s", 9), h=header, b=body, s=salt)
         rows = connection.execute(
             text("SELECT position, at, kind, header FROM conversation_entry WHERE conversation = :c ORDER BY position"),
             {"c": kept.id.bytes},

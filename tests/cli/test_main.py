@@ -13,7 +13,21 @@ from conversation_store import Store, __version__
 from conversation_store.cli.commands import commands
 from tests.cli import terminals
 
-NAMES = ("demo", "chat", "list", "show", "check", "verify", "replay", "export", "import", "usage", "models", "db")
+NAMES = (
+    "demo",
+    "chat",
+    "list",
+    "show",
+    "check",
+    "verify",
+    "timeline",
+    "replay",
+    "export",
+    "import",
+    "usage",
+    "models",
+    "db",
+)
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
