@@ -46,7 +46,7 @@ from conversation_store.record.cost import Totals
 from conversation_store.record.exchange import Exchange, State
 from conversation_store.record.reply import Reply
 from conversation_store.record.splices import Parted
-from conversation_store.record.turns import Origin, Turn
+from conversation_store.record.turns import Origin, Turn, fields_of
 from conversation_store.sending import Sending, check_text
 from conversation_store.storage import identity, ledger, log
 from conversation_store.storage.blobs import Blob
@@ -519,10 +519,19 @@ class Conversation:
             reply = self.send(**overrides)
             if reply.refused or not self.open_calls:
                 return reply  # a refusal sets results aside, which opens their calls again: only the caller may
-        last = self._history.newest_exchange()
+        last = self._last_answered()
         if last is None or last.state not in {State.ANSWERED, State.REFUSED}:
             raise ContentError("", "there is no call to answer: say something first")
         return self._history.reply(last)
+
+    def _last_answered(self) -> Exchange | None:
+        """Give the exchange that the last turn came of; the newest one where it came of none of this log."""
+        known = self._history
+        if known.messages.places[-1:] and (last := known.last_turn).conversation == self.id:
+            request = fields_of(last.header).get("request")
+            if request is not None:
+                return known.exchange(request)
+        return known.newest_exchange()
 
     def _answer(self, call: ToolUse, known: Mapping[str, Tool], effects: Collection[str], *, rerun: bool) -> None:
         if tools.name_of(call) in effects:
@@ -665,7 +674,7 @@ class Conversation:
         if last is None or last.state is not State.INTERRUPTED:
             return None
         words = known.partial_text(last)
-        if not words.strip():
+        if not words.strip() or pending.asks_for_summary(known.entry(last.position)):
             return None
         with known.database.read() as connection:
             begun_with = codec.blocks_of(history.prefill_of(connection, self.id, last.position))
@@ -754,11 +763,7 @@ class Conversation:
             As ``send``.
         """
         self._client()
-        known = self._history
-        spoken = known.messages.last_spoken
-        if not spoken or spoken.stop < len(known.messages) or not spoken.start:
-            raise ContentError("", "the last turn is no answer: send() asks for one")
-        self.rewind(spoken.start - 1)
+        views.take_back(self._history)
         return self.send(**overrides)
 
     def set_aside(self, turn: Turn | int) -> Sequence[Turn]:

@@ -412,6 +412,14 @@ class History:
         with self.database.read() as connection:
             return turn(self.database, conversation, _entry(connection, conversation, position))
 
+    def summary_of(self, spans: View) -> Turn | None:
+        """Give the turn that a view begins with, where it stands for others; it alone is read."""
+        if not spans or spans[0].last != spans[0].first:
+            return None
+        of, position = spans[0].conversation, spans[0].first
+        entry = self.entry_of(of, position)
+        return turn(self.database, of, entry) if b'"stands_for"' in entry.header else None
+
     def entry(self, position: int) -> Entry:
         """
         Read one entry.
