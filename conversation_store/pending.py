@@ -13,9 +13,9 @@ from typing import Any, Final, Literal
 from attrs import define, evolve, field, frozen
 
 from conversation_store import exchanges, history, outcomes, windows
-from conversation_store.api import costs
+from conversation_store.api import caching, costs
 from conversation_store.api import request as requests
-from conversation_store.api.request import Messages, Request, Settings
+from conversation_store.api.request import Marker, Messages, Request, Settings
 from conversation_store.api.stream import decode_all
 from conversation_store.errors import (
     APIError,
@@ -611,7 +611,10 @@ def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Term
     body = requests.merged(known.settings.body, overrides.body, stream=stream)
     requests.need_secrets(body, known.known_secrets)
     version, betas = known.headers_for(known.settings, overrides)
-    markers = requests.markers_of(fields)
+    params = canonical.object_of(body)
+    markers: Sequence[Marker] = requests.markers_of(fields)
+    if markers:  # what they were on may be another message by now
+        markers = caching.markers(seen.messages, extra, params, markers[0].ttl, prefill=prefill is not None)
     request = seen.messages.request(
         extra, body, version=version, betas=betas, secrets=known.known_secrets, markers=markers
     )
@@ -622,7 +625,7 @@ def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Term
         new=(),
         overrides=overrides,
         prefill=prefill,
-        model=str(canonical.object_of(body).get("model", "")),
+        model=str(params.get("model", "")),
         stream=stream,
         shown=seen.shown,
     )

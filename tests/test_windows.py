@@ -524,3 +524,18 @@ def test_what_was_edited_since_is_what_is_tried_again(store: Store, talk: Conver
     talk.retry()
     assert contents(api) == ["six"]
     sound(store, talk, api)
+
+
+def test_breakpoints_of_a_retry_are_on_what_it_shows(store: Store, api: MessagesAPI) -> None:
+    """The block that was marked may be gone by then."""
+    chat = store.open(None, **{**SETTINGS, "model": "claude-haiku-4-5"}, cache="auto")
+    words = [{"type": "text", "text": each} for each in ("one", "two")]
+    api.fail(Fault.status(529))
+    with pytest.raises(StatusError):
+        chat.send(*words, prefill="Well")
+    assert header(chat, chat.exchanges[-1])["markers"] == [[0, 1, "5m"]]
+    chat.edit(-1, words[0])
+    chat.retry()
+    assert header(chat, chat.exchanges[-1])["markers"] == [[0, 0, "5m"]]
+    assert [block["text"] for block in contents(api)[0]] == ["one"]
+    sound(store, chat, api)
