@@ -548,7 +548,8 @@ class Conversation:
         Send the last request again, as a new exchange; turns that it set aside come back first.
 
         Args:
-            overrides: Settings for this exchange, over those of the one before.
+            overrides: Settings for this exchange, over those of the one before. A window among them, or one that the
+                conversation was given since, decides anew what is sent.
 
         Raises:
             ContentError: There is nothing to try again: the last exchange was answered, or there is none.
@@ -737,7 +738,7 @@ class Conversation:
         """
         Say a turn otherwise: what came after it is not sent any more, and the new turn stands in its place.
 
-        An assistant's turn becomes a synthetic one.
+        An assistant's turn becomes a synthetic one. A summary stays one, in the place of the same turns.
 
         Raises:
             ContentError: There is no such turn, or something is no content.
@@ -786,10 +787,13 @@ class Conversation:
         Let a turn that was set aside stand in what is sent again, where it stood.
 
         Given a summary that ``compact`` made, the turns in whose place it stands are sent again, and it is not. So it
-        is with an answer that begins with the API's compaction: what it answers is to be asked anew.
+        is with an answer that begins with the API's compaction: what it answers is to be asked anew. A summary that is
+        not sent takes their place again. What was said since is kept; where thinking in it is bound to what stood
+        there, ``check()`` says so.
 
         Raises:
-            ContentError: It is there already, or is none of this conversation's.
+            ContentError: It is there already, is none of this conversation's, or is a summary in whose place another
+                one stands.
             ConflictError, BusyError: As ``user``.
         """
         views.bring_back(self._history, turn)
@@ -818,7 +822,8 @@ class Conversation:
             The turn that is sent now: of origin ``summary``, or the model's with the compaction block.
 
         Raises:
-            ContentError: There is nothing to summarise, a call waits for its result, or *summary* is no content.
+            ContentError: There is nothing to summarise, a call waits for its result, *summary* is no content, or
+                thinking would be lost that the model goes on from (but ``by="api"`` keeps it): ``send`` first.
             UnfitReplyError: The answer is no summary (cut off, refused, empty); what is sent stays as it was.
             As ``send``.
         """
@@ -852,9 +857,10 @@ class Conversation:
         Write the conversation for elsewhere, piece by piece.
 
         ``jsonl``: everything, as ``Store.export`` writes it and ``Store.load`` reads it. ``messages``: the API's array,
-        byte for byte as the next request has it. ``batch``: a line of the Message Batches API; secrets in settings are
-        left out. ``openai``: messages of chat completions; ``.lost`` names what has no place there. ``markdown`` and
-        ``html``: a transcript to read; the page is one file that runs nothing and loads nothing.
+        byte for byte as the next request has it, but for what its window is still to leave out. ``batch``: a line of
+        the Message Batches API; secrets in settings are left out. ``openai``: messages of chat completions; ``.lost``
+        names what has no place there. ``markdown`` and ``html``: a transcript to read; the page is one file that runs
+        nothing and loads nothing.
 
         Args:
             form: Which.

@@ -487,9 +487,13 @@ class History:
 
     def newest_exchange(self) -> Exchange | None:
         """Read the exchange begun last; None where there is none."""
-        with self.database.read() as connection:
-            exchange = ledger.newest(connection, self.id)
+        exchange = self.newest_recorded()
         return None if exchange is None else self.as_of_now(exchange)
+
+    def newest_recorded(self) -> Exchange | None:
+        """Read the row of the exchange begun last, as it is: what is known here of the log stays as it was."""
+        with self.database.read() as connection:
+            return ledger.newest(connection, self.id)
 
     def as_of_now(self, exchange: Exchange) -> Exchange:
         """Read a pending exchange as unknown where its lease is over or it was taken over."""

@@ -514,6 +514,7 @@ def begin(
         ConflictError, BusyError: Another worker is at it; nothing was written.
         DatabaseError: The database refused; nothing was written.
     """
+    known.refuse_busy()  # a token that is known here lets an append pass: only who tries again may take one over
     at = identity.now()
     drafts: list[Entry] = []
     uses: dict[int, Sequence[Blob]] = {}

@@ -97,7 +97,7 @@ def shown(history: History, overrides: Settings, parts: Sequence[Part]) -> Shown
 
 def _quickly(history: History, overrides: Settings, model: Model | None, parts: Sequence[Part]) -> float:
     """Estimate the tokens of the prompt from the newest answer; without end where it does not tell."""
-    newest = history.newest_exchange()
+    newest = history.newest_recorded()
     if newest is None or newest.turn is None or _COUNTED & overrides.params.keys():
         return inf
     fields = fields_of(history.entry(newest.position).header)

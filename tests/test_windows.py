@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from conversation_store import Client, Conversation, Exchange, Image, Store, Window
 from conversation_store.api.retry import Clock
-from conversation_store.errors import BadRequestError, ConflictError, ContentError, RuleViolationError, StatusError
+from conversation_store.errors import (
+    BadRequestError,
+    BusyError,
+    ConflictError,
+    ContentError,
+    RuleViolationError,
+    StatusError,
+)
 from conversation_store.record import canonical
 from conversation_store.record.turns import fields_of
 from conversation_store.record.window import Outlined, exchanges, leaving
@@ -539,3 +546,27 @@ def test_breakpoints_of_a_retry_are_on_what_it_shows(store: Store, api: Messages
     assert header(chat, chat.exchanges[-1])["markers"] == [[0, 0, "5m"]]
     assert [block["text"] for block in contents(api)[0]] == ["one"]
     sound(store, chat, api)
+
+
+# --- two workers -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_a_window_takes_nothing_over(store: Store, talk: Conversation, api: MessagesAPI, over: bool) -> None:
+    """What another worker began since is found out by the append, though a window looks at the newest exchange."""
+    talk.update(window=Window(max_tokens=1_000))
+    other = store.get(talk.id)
+    begun = other.begin("from elsewhere")
+    if over:
+        begun.fail(RuntimeError("no luck"))
+    asked = len(api.requests)
+    with pytest.raises(ConflictError if over else BusyError):
+        talk.send("five")
+    assert len(api.requests) == asked
+    if not over:
+        begun.fail(RuntimeError("no luck"))
+    talk.refresh()
+    assert [turn.text for turn in talk.turns][::2] == ["one", "two", "three", "four", "from elsewhere"]
+    talk.send()
+    assert contents(api)[-1] == "from elsewhere"
+    assert store.verify() == []
