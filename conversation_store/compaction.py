@@ -104,13 +104,25 @@ def by_model(
         ConflictError, BusyError: Somebody else is at it; nothing was written.
     """
     parted = parts(history, keep_last)
-    if "tools" in history.settings.params:
-        overrides = {"tool_choice": {"type": "none"}, **overrides}
+    overrides = {**_in_words(history.settings.params), **overrides}
     said = Said(content=(REQUEST if instructions is None else instructions,), overrides=overrides)
     planned = preflight.plan(history, said, windows.selected(history, parted.summarised))
     planned = evolve(planned, new=[(Origin.SYNTHETIC, message) for _, message in planned.new])
     compacting = Compacting("model", parted.summarised, parted.kept)
     return pending.begin(history, planned, terms, reason="a summary was asked for", compacting=compacting)
+
+
+def _in_words(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Say which settings let the model answer in words, and to their end: no call, no schema, no stop sequence."""
+    changed: dict[str, Any] = {}
+    if "tools" in params:
+        changed["tool_choice"] = {"type": "none"}
+    output = params.get("output_config")
+    if isinstance(output, Mapping) and "format" in output:
+        changed["output_config"] = {name: value for name, value in output.items() if name != "format"}
+    if params.get("stop_sequences"):
+        changed["stop_sequences"] = []
+    return changed
 
 
 def by_api(

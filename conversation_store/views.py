@@ -218,20 +218,23 @@ def bring_back(history: History, which: Turn) -> None:
             that is one itself.
         ConflictError, BusyError: Somebody else is at it; nothing was written.
     """
+    if which.origin is Origin.PREFILL:
+        raise ContentError("turn", f"turn {which.position} is a prefill: it belongs to its request alone")
     spans = now(history)
     place, stood_for = which.place, which.stands_for
     own = Span(*place, place[1])
     if any(span.holds(*place) for span in spans):
         if stood_for is None:
             raise ContentError("turn", f"turn {which.position} is in the view")
+        covered = _covered(history, stood_for)
         before, after = view.gap(spans, place, place)
-        change(history, (*view.minus(before, stood_for), *stood_for, *view.minus(after, stood_for)))
+        change(history, (*view.minus(before, covered), *stood_for, *view.minus(after, covered)))
         return
     first = history.summary_of(spans)
     if stood_for is not None:
         if first is not None and any(span.holds(*place) for span in first.stands_for or ()):
             raise ContentError("turn", f"turn {first.position} stands for it and for more: bring that one back first")
-        change(history, (own, *view.minus(spans, stood_for)))
+        change(history, (own, *view.minus(spans, _covered(history, stood_for))))
         return
     before_it = [n for n, span in enumerate(spans) if span.conversation == place[0] and span.upto(0) < place[1]]
     after_it = [n for n, span in enumerate(spans) if span.conversation == place[0] and span.first > place[1]]
@@ -240,6 +243,12 @@ def bring_back(history: History, which: Turn) -> None:
     n = before_it[-1] + 1 if before_it else after_it[0] if after_it else len(spans)
     n = max(n, int(first is not None))
     change(history, (*spans[:n], own, *spans[n:]))
+
+
+def _covered(history: History, stood_for: View) -> View:
+    """Give what a summary stands for, with what the summaries among that stand for."""
+    inner = history.summary_of(stood_for)
+    return stood_for if inner is None else (*stood_for, *_covered(history, inner.stands_for or ()))
 
 
 def take_back(history: History) -> None:

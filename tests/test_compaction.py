@@ -568,3 +568,42 @@ def test_the_last_reply_is_not_a_summarys(chat: Conversation, api: MessagesAPI) 
     last = chat.exchanges[-1]
     chat.compact(keep_last=1)
     assert chat.run_tools({}).exchange.position == last.position
+
+
+def test_the_model_is_asked_for_words(chat: Conversation, api: MessagesAPI) -> None:
+    """What shapes answers of the conversation does not shape the summary, unless it is asked for."""
+    schema = {"type": "json_schema", "schema": {"type": "object", "properties": {}, "additionalProperties": False}}
+    chat.update(stop_sequences=["END"], output_config={"effort": "low", "format": schema})
+    chat.compact(keep_last=1)
+    assert (sent(api)["stop_sequences"], sent(api)["output_config"]) == ([], {"effort": "low"})
+    chat.compact(stop_sequences=["."])
+    assert sent(api)["stop_sequences"] == ["."]
+    assert chat.settings["stop_sequences"] == ["END"]
+
+
+def test_summaries_of_summaries_take_turns(store: Store, chat: Conversation, api: MessagesAPI) -> None:
+    """Whichever is sent, nothing that it stands for is sent beside it, in a fork of a fork either."""
+    forked = chat.fork()
+    inner = forked.compact("to two", keep_last=1)
+    again = forked.fork()
+    outer = again.compact("to three")
+    again.bring_back(outer)
+    assert texts(again) == ["to two", "three", "…"]
+    again.bring_back(inner)
+    assert texts(again) == ["one", "…", "two", "…", "three", "…"]
+    again.bring_back(outer)
+    assert texts(again) == ["to three"]
+    again.bring_back(outer)
+    again.bring_back(inner)
+    assert texts(again) == ["one", "…", "two", "…", "three", "…"]
+    sound(store, again, api)
+
+
+def test_a_prefill_is_not_brought_back(store: Store) -> None:
+    """It was part of no view."""
+    chat = store.open(None, **{**SETTINGS, "model": "claude-haiku-4-5"})
+    chat.send("one", prefill="Well")
+    prefill = chat.as_seen_by(chat.exchanges[-1])[-1]
+    chat.rewind(0)
+    with pytest.raises(ContentError, match="prefill"):
+        chat.bring_back(prefill)
