@@ -27,7 +27,8 @@ class Window:
 
     The lengths are those that answers recorded, with an estimate of what was said since. It never moves between a
     call and its result, nor while thinking waits for one. Thinking in what stays is left out: it is bound to what
-    was before it. A summary that stands for older turns never leaves.
+    was before it. A summary that stands for older turns never leaves, nor does what is sent before it. The last
+    exchange stays whatever *keep_last* is, where it is not answered yet, or its answer is gone on with.
 
     Attributes:
         max_tokens: Of the prompt, the system prompt and the tools included.
