@@ -43,9 +43,14 @@ class Parts:
     kept: View
 
 
-def parts(history: History, keep_last: int) -> Parts:
+def parts(history: History, keep_last: int, *, thinking: bool = False) -> Parts:
     """
     Part the view before its last *keep_last* exchanges; what is not answered yet is kept besides.
+
+    Args:
+        history: The conversation.
+        keep_last: How many exchanges are kept.
+        thinking: Whether the thinking in them is.
 
     Raises:
         ContentError: Nothing is left to summarise, or a call waits for its result.
@@ -54,9 +59,11 @@ def parts(history: History, keep_last: int) -> Parts:
         raise ContentError("keep_last", "give a number from 0 on")
     if history.open_calls:
         raise ContentError("", "calls of tools wait for their results: answer them first")
+    if not thinking and windows.thinking_waits(history):
+        raise ContentError("", "the model's thinking waits for results of tools, and would be lost: send() them first")
     turns = history.turns
     told = windows.exchanges_of(turns)
-    unanswered = bool(turns) and turns[-1].role == "user"
+    unanswered = bool(windows.waiting_in(turns))
     count = len(told) - keep_last - unanswered
     end = told[count - 1].stop if count > 0 else 0
     if not end or (end == 1 and turns[0].stands_for is not None):
@@ -97,13 +104,25 @@ def by_model(
         ConflictError, BusyError: Somebody else is at it; nothing was written.
     """
     parted = parts(history, keep_last)
-    if "tools" in history.settings.params:
-        overrides = {"tool_choice": {"type": "none"}, **overrides}
+    overrides = {**_in_words(history.settings.params), **overrides}
     said = Said(content=(REQUEST if instructions is None else instructions,), overrides=overrides)
     planned = preflight.plan(history, said, windows.selected(history, parted.summarised))
     planned = evolve(planned, new=[(Origin.SYNTHETIC, message) for _, message in planned.new])
     compacting = Compacting("model", parted.summarised, parted.kept)
     return pending.begin(history, planned, terms, reason="a summary was asked for", compacting=compacting)
+
+
+def _in_words(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Say which settings let the model answer in words, and to their end: no call, no schema, no stop sequence."""
+    changed: dict[str, Any] = {}
+    if "tools" in params:
+        changed["tool_choice"] = {"type": "none"}
+    output = params.get("output_config")
+    if isinstance(output, Mapping) and "format" in output:
+        changed["output_config"] = {name: value for name, value in output.items() if name != "format"}
+    if params.get("stop_sequences"):
+        changed["stop_sequences"] = []
+    return changed
 
 
 def by_api(
@@ -117,11 +136,13 @@ def by_api(
     Raises:
         As ``by_model``.
     """
-    parted = parts(history, keep_last)
+    parted = parts(history, keep_last, thinking=True)
     told = {"type": "summarize"} if instructions is None else {"type": "summarize", "instructions": instructions}
     settings = history.settings
     betas = tuple(dict.fromkeys((*settings.betas, BETA)))
-    said = Said(overrides={"compaction": told, "betas": [BETA], **overrides})
+    also = overrides.get("betas") or ()
+    asked = {"compaction": told, **overrides, "betas": also if isinstance(also, str) else [BETA, *also]}
+    said = Said(overrides=asked)
     planned = preflight.plan(history, said, windows.selected(history, parted.summarised))
     if betas != settings.betas:
         history.append([settings_draft(evolve(settings, betas=betas), identity.now())], settings=0)

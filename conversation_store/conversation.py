@@ -48,7 +48,7 @@ from conversation_store.record.cost import Totals
 from conversation_store.record.exchange import Exchange, State
 from conversation_store.record.reply import Reply
 from conversation_store.record.splices import Parted
-from conversation_store.record.turns import Origin, Turn
+from conversation_store.record.turns import Origin, Turn, fields_of
 from conversation_store.sending import Sending, check_text
 from conversation_store.storage import identity, ledger, log
 from conversation_store.storage.blobs import Blob
@@ -521,10 +521,19 @@ class Conversation:
             reply = self.send(**overrides)
             if reply.refused or not self.open_calls:
                 return reply  # a refusal sets results aside, which opens their calls again: only the caller may
-        last = self._history.newest_exchange()
+        last = self._last_answered()
         if last is None or last.state not in {State.ANSWERED, State.REFUSED}:
             raise ContentError("", "there is no call to answer: say something first")
         return self._history.reply(last)
+
+    def _last_answered(self) -> Exchange | None:
+        """Give the exchange that the last turn came of; the newest one where it came of none of this log."""
+        known = self._history
+        if known.messages.places[-1:] and (last := known.last_turn).conversation == self.id:
+            request = fields_of(last.header).get("request")
+            if request is not None:
+                return known.exchange(request)
+        return known.newest_exchange()
 
     def _answer(self, call: ToolUse, known: Mapping[str, Tool], effects: Collection[str], *, rerun: bool) -> None:
         if tools.name_of(call) in effects:
@@ -541,7 +550,8 @@ class Conversation:
         Send the last request again, as a new exchange; turns that it set aside come back first.
 
         Args:
-            overrides: Settings for this exchange, over those of the one before.
+            overrides: Settings for this exchange, over those of the one before. A window among them, or one that the
+                conversation was given since, decides anew what is sent.
 
         Raises:
             ContentError: There is nothing to try again: the last exchange was answered, or there is none.
@@ -667,7 +677,7 @@ class Conversation:
         if last is None or last.state is not State.INTERRUPTED:
             return None
         words = known.partial_text(last)
-        if not words.strip():
+        if not words.strip() or pending.asks_for_summary(known.entry(last.position)):
             return None
         with known.database.read() as connection:
             begun_with = codec.blocks_of(history.prefill_of(connection, self.id, last.position))
@@ -730,7 +740,7 @@ class Conversation:
         """
         Say a turn otherwise: what came after it is not sent any more, and the new turn stands in its place.
 
-        An assistant's turn becomes a synthetic one.
+        An assistant's turn becomes a synthetic one. A summary stays one, in the place of the same turns.
 
         Raises:
             ContentError: There is no such turn, or something is no content.
@@ -756,11 +766,7 @@ class Conversation:
             As ``send``.
         """
         self._client()
-        known = self._history
-        spoken = known.messages.last_spoken
-        if not spoken or spoken.stop < len(known.messages) or not spoken.start:
-            raise ContentError("", "the last turn is no answer: send() asks for one")
-        self.rewind(spoken.start - 1)
+        views.take_back(self._history)
         return self.send(**overrides)
 
     def set_aside(self, turn: Turn | int) -> Sequence[Turn]:
@@ -783,10 +789,13 @@ class Conversation:
         Let a turn that was set aside stand in what is sent again, where it stood.
 
         Given a summary that ``compact`` made, the turns in whose place it stands are sent again, and it is not. So it
-        is with an answer that begins with the API's compaction: what it answers is to be asked anew.
+        is with an answer that begins with the API's compaction: what it answers is to be asked anew. A summary that is
+        not sent takes their place again. What was said since is kept; where thinking in it is bound to what stood
+        there, ``check()`` says so.
 
         Raises:
-            ContentError: It is there already, or is none of this conversation's.
+            ContentError: It is there already, is none of this conversation's, or is a summary in whose place another
+                one stands.
             ConflictError, BusyError: As ``user``.
         """
         views.bring_back(self._history, turn)
@@ -815,7 +824,8 @@ class Conversation:
             The turn that is sent now: of origin ``summary``, or the model's with the compaction block.
 
         Raises:
-            ContentError: There is nothing to summarise, a call waits for its result, or *summary* is no content.
+            ContentError: There is nothing to summarise, a call waits for its result, *summary* is no content, or
+                thinking would be lost that the model goes on from (but ``by="api"`` keeps it): ``send`` first.
             UnfitReplyError: The answer is no summary (cut off, refused, empty); what is sent stays as it was.
             As ``send``.
         """
@@ -849,9 +859,10 @@ class Conversation:
         Write the conversation for elsewhere, piece by piece.
 
         ``jsonl``: everything, as ``Store.export`` writes it and ``Store.load`` reads it. ``messages``: the API's array,
-        byte for byte as the next request has it. ``batch``: a line of the Message Batches API; secrets in settings are
-        left out. ``openai``: messages of chat completions; ``.lost`` names what has no place there. ``markdown`` and
-        ``html``: a transcript to read; the page is one file that runs nothing and loads nothing.
+        byte for byte as the next request has it, but for what its window is still to leave out. ``batch``: a line of
+        the Message Batches API; secrets in settings are left out. ``openai``: messages of chat completions; ``.lost``
+        names what has no place there. ``markdown`` and ``html``: a transcript to read; the page is one file that runs
+        nothing and loads nothing.
 
         Args:
             form: Which.

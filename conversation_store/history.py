@@ -412,6 +412,14 @@ class History:
         with self.database.read() as connection:
             return turn(self.database, conversation, _entry(connection, conversation, position))
 
+    def summary_of(self, spans: View) -> Turn | None:
+        """Give the turn that a view begins with, where it stands for others; it alone is read."""
+        if not spans or spans[0].last != spans[0].first:
+            return None
+        of, position = spans[0].conversation, spans[0].first
+        entry = self.entry_of(of, position)
+        return turn(self.database, of, entry) if b'"stands_for"' in entry.header else None
+
     def entry(self, position: int) -> Entry:
         """
         Read one entry.
@@ -479,9 +487,13 @@ class History:
 
     def newest_exchange(self) -> Exchange | None:
         """Read the exchange begun last; None where there is none."""
-        with self.database.read() as connection:
-            exchange = ledger.newest(connection, self.id)
+        exchange = self.newest_recorded()
         return None if exchange is None else self.as_of_now(exchange)
+
+    def newest_recorded(self) -> Exchange | None:
+        """Read the row of the exchange begun last, as it is: what is known here of the log stays as it was."""
+        with self.database.read() as connection:
+            return ledger.newest(connection, self.id)
 
     def as_of_now(self, exchange: Exchange) -> Exchange:
         """Read a pending exchange as unknown where its lease is over or it was taken over."""

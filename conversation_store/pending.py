@@ -12,10 +12,10 @@ from typing import Any, Final, Literal
 
 from attrs import define, evolve, field, frozen
 
-from conversation_store import exchanges, history, outcomes
-from conversation_store.api import costs
+from conversation_store import exchanges, history, outcomes, windows
+from conversation_store.api import caching, costs
 from conversation_store.api import request as requests
-from conversation_store.api.request import Messages, Request, Settings
+from conversation_store.api.request import Marker, Messages, Request, Settings
 from conversation_store.api.stream import decode_all
 from conversation_store.errors import (
     APIError,
@@ -97,6 +97,11 @@ class Compacting:
     def fields(self) -> dict[str, Any]:
         """Write it as a header has it."""
         return {"by": self.by, "spans": view.written(self.summarised)}
+
+
+def asks_for_summary(request: Entry) -> bool:
+    """Say whether a ``request`` entry asks for a summary: half of one is nothing to go on from."""
+    return Compacting.read(fields_of(request.header)) is not None
 
 
 def summary_fields(summarised: View) -> dict[str, Any]:
@@ -427,10 +432,10 @@ class Pending:
         return more, view.fields(now, after, known.head.view_position, depth)
 
     def _set_aside(self) -> tuple[dict[str, Any], tuple[tuple[View, int], int]]:
-        """Leave everything after the last answered turn out of the view, and go on after the request."""
+        """Leave everything after the last answered turn, or the summary, out of the view; go on after the request."""
         known = self._history
         messages, (now, depth) = known.messages, known.view
-        keep = messages.model_turns[-1] + 1 if messages.model_turns else 0
+        keep = messages.model_turns[-1] + 1 if messages.model_turns else int(known.summary_of(now) is not None)
         kept = view.until(now, *messages.places[keep - 1]) if keep else ()
         new = view.reopened(kept, known.id, self.exchange.position + 1)
         change = view.fields(now, new, known.head.view_position, depth)
@@ -509,6 +514,7 @@ def begin(
         ConflictError, BusyError: Another worker is at it; nothing was written.
         DatabaseError: The database refused; nothing was written.
     """
+    known.refuse_busy()  # a token that is known here lets an append pass: only who tries again may take one over
     at = identity.now()
     drafts: list[Entry] = []
     uses: dict[int, Sequence[Blob]] = {}
@@ -593,38 +599,26 @@ def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Term
     at = identity.now()
     entry = known.entry(old.position)
     fields = fields_of(entry.header)
-    drafts: list[Entry] = []
-    new_fields: dict[str, Any] = {"last": known.head.length - 1}
-    messages = known.messages
-    view_draft = None
-    shown_once = history.shown_once(known.entry(fields["view"]))
-    if shown_once is not None:
-        new_fields["view"] = fields["view"]
-    if "compacts" in fields:
-        new_fields["compacts"] = fields["compacts"]
-    base = fields["view"] if shown_once is None else shown_once
-    rejected = old.state in {State.REJECTED, State.REFUSED}
-    if rejected and (change := _brought_back(known, old, base, fields["last"])) is not None:
-        view_draft = len(drafts)
-        drafts.append(draft("view", at=at, salt=identity.new_salt(), fields=change))
-        messages = _messages_of(known, fields)
-    elif shown_once is not None:
-        messages = _messages_of(known, {**fields, **new_fields})
+    known.options.take_model(changes.get("model"))
+    overrides, secrets = Settings.read(entry.body or b"{}", fields.get("overrides", {})).updated(changes)
+    seen = _seen_again(known, old, fields, overrides, at)
     extra = []
     prefill = None
     if "prefill" in fields:
-        new_fields["prefill"] = fields["prefill"]
         said = known.entry(fields["prefill"])
         prefill = canonical.object_of(said.body or b"{}").get("content")
         extra.append(requests.part_of(said.header, said.body or b""))
-    known.options.take_model(changes.get("model"))
-    overrides, secrets = Settings.read(entry.body or b"{}", fields.get("overrides", {})).updated(changes)
     known.secrets |= secrets
     body = requests.merged(known.settings.body, overrides.body, stream=stream)
     requests.need_secrets(body, known.known_secrets)
     version, betas = known.headers_for(known.settings, overrides)
-    markers = requests.markers_of(fields)
-    request = messages.request(extra, body, version=version, betas=betas, secrets=known.known_secrets, markers=markers)
+    params = canonical.object_of(body)
+    markers: Sequence[Marker] = requests.markers_of(fields)
+    if markers:  # what they were on may be another message by now
+        markers = caching.markers(seen.messages, extra, params, markers[0].ttl, prefill=prefill is not None)
+    request = seen.messages.request(
+        extra, body, version=version, betas=betas, secrets=known.known_secrets, markers=markers
+    )
     planned = Planned(
         request=request,
         markers=markers,
@@ -632,14 +626,16 @@ def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Term
         new=(),
         overrides=overrides,
         prefill=prefill,
-        model=str(canonical.object_of(body).get("model", "")),
+        model=str(params.get("model", "")),
         stream=stream,
+        shown=seen.shown,
     )
     beginning = _Beginning(
-        drafts=drafts,
-        fields=new_fields,
+        drafts=seen.drafts,
+        fields=seen.fields if prefill is None else {**seen.fields, "prefill": fields["prefill"]},
         at=at,
-        view=view_draft,
+        view=seen.view,
+        moved=seen.moved,
         retry_of=old.position if old.retry_of is None else old.retry_of,
         superseded=evolve(old, state=State.UNKNOWN) if old.state in {State.PENDING, State.UNKNOWN} else None,
     )
@@ -757,6 +753,70 @@ def _begun(known: History, planned: Planned, terms: Terms, beginning: _Beginning
         if known.head.token == commit.after.token:
             Pending(known, exchange).fail(NotSentError(f"stopped by {type(error).__name__} before it was sent"))
         raise
+
+
+@frozen
+class _Seen:
+    """
+    What a request that is tried again shows.
+
+    Attributes:
+        messages: Its messages.
+        fields: Fields of its header that say so.
+        drafts: The view that begins with it, if one does.
+        view: Index of that draft; None where the conversation's view stays.
+        shown: What its window shows, where that was decided anew.
+        moved: The view that its window made.
+    """
+
+    messages: Messages
+    fields: dict[str, Any]
+    drafts: list[Entry]
+    view: int | None = None
+    shown: Shown | None = None
+    moved: _Moved | None = None
+
+
+def _seen_again(known: History, old: Exchange, fields: Mapping[str, Any], overrides: Settings, at: int) -> _Seen:
+    """Decide what is shown again: what the old request showed, unless the view or the window is another one since."""
+    once = history.shown_once(known.entry(fields["view"]))
+    change = None
+    if old.state in {State.REJECTED, State.REFUSED}:
+        change = _brought_back(known, old, fields["view"] if once is None else once, fields["last"])
+    asks_for_summary = "compacts" in fields
+    changed = once is not None and change is None and known.head.view_position != once
+    if not asks_for_summary and (changed or _window(known, overrides) != fields.get("window")):
+        return _seen_anew(known, overrides, change, at)
+    more: dict[str, Any] = {"last": known.head.length - 1}
+    more |= {name: fields[name] for name in ("window", "compacts") if name in fields}
+    if once is not None:
+        more["view"] = fields["view"]
+    if asks_for_summary:
+        more["last"] = fields["last"]  # what was said since is not what the summary is asked about
+    if change is not None:
+        restored = draft("view", at=at, salt=identity.new_salt(), fields=change)
+        return _Seen(_messages_of(known, fields), more, [restored], 0)
+    return _Seen(known.messages if once is None else _messages_of(known, {**fields, **more}), more, [])
+
+
+def _seen_anew(known: History, overrides: Settings, change: Mapping[str, Any] | None, at: int) -> _Seen:
+    """Let the window decide; *change* is the view that what was set aside comes back with, None where nothing was."""
+    if change is not None:
+        # What leaves is decided from the view, so they come back first.
+        known.append([draft("view", at=at, salt=identity.new_salt(), fields=change)], view=0)
+    shown = windows.shown(known, overrides, ())
+    more: dict[str, Any] = {"last": known.head.length - 1}
+    moved = _moved(known, shown, at)
+    if moved is None:
+        return _Seen(shown.messages, more, [], shown=shown)
+    if moved.once:
+        more["view"] = known.head.length
+    return _Seen(shown.messages, more, [moved.entry], None if moved.once else 0, shown, moved)
+
+
+def _window(known: History, overrides: Settings) -> dict[str, int] | None:
+    window = overrides.window or known.settings.window
+    return None if window is None else window.fields()
 
 
 def _brought_back(known: History, old: Exchange, base: int, last: int) -> dict[str, Any] | None:

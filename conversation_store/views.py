@@ -142,6 +142,9 @@ def edit(history: History, old: Turn, origin: Origin, message: Parted, about: Ma
     """
     Cut the view before a turn, and let a new one stand in its place.
 
+    A summary's is a summary too, of the same turns; an answer's that begins with the API's compaction stands after
+    those which that stands for.
+
     Raises:
         ConflictError, BusyError: Somebody else is at it; nothing was written.
     """
@@ -150,10 +153,15 @@ def edit(history: History, old: Turn, origin: Origin, message: Parted, about: Ma
     kept = without_after(spans, place)
     moment = identity.now()
     detached = history.kept_apart(message, moment)
-    made = turn_draft(fields_for(origin, detached), detached, moment, about)
+    fields = fields_for(origin, detached)
+    if old.stands_for is not None and old.origin is Origin.SUMMARY:
+        fields = {"origin": Origin.SUMMARY.value, "stands_for": view.written(old.stands_for)}
+    elif old.stands_for is not None:
+        kept = (*kept, *old.stands_for)
+    made = turn_draft(fields, detached, moment, about)
     own = Span(history.id, history.head.length, history.head.length)
     known = history.known_upto(place)
-    keep = None if known is None else known - 1
+    keep = None if known is None or old.stands_for is not None else known - 1
     return change(history, (*kept, own), [made], {0: detached.blobs}, keep=keep)
 
 
@@ -200,32 +208,70 @@ def set_aside(history: History, place: Place) -> list[Turn]:
 
 def bring_back(history: History, which: Turn) -> None:
     """
-    Let a turn that was set aside stand in the view again, where it stood; or those in whose place a summary stands.
+    Let a turn that was set aside stand in the view again, where it stood.
+
+    A summary that is in the view gives way to the turns in whose place it stands; one that is not takes theirs again,
+    before everything else, and before what it stands for that is brought back beside it.
 
     Raises:
-        ContentError: It is in the view, or is no turn of a log that the view shows.
+        ContentError: It is in the view, is no turn of a log that the view shows, or another summary stands for it
+            that is one itself.
         ConflictError, BusyError: Somebody else is at it; nothing was written.
     """
+    if which.origin is Origin.PREFILL:
+        raise ContentError("turn", f"turn {which.position} is a prefill: it belongs to its request alone")
     spans = now(history)
-    place = which.place
-    if any(span.holds(*place) for span in spans):
-        if which.stands_for is not None:
-            change(history, tuple(each for part in _around(spans, which) for each in part))
-            return
-        raise ContentError("turn", f"turn {which.position} is in the view")
+    place, stood_for = which.place, which.stands_for
     own = Span(*place, place[1])
-    before = [n for n, span in enumerate(spans) if span.conversation == place[0] and span.upto(0) < place[1]]
-    after = [n for n, span in enumerate(spans) if span.conversation == place[0] and span.first > place[1]]
-    if not before and not after and which.conversation != history.id:
+    if any(span.holds(*place) for span in spans):
+        if stood_for is None:
+            raise ContentError("turn", f"turn {which.position} is in the view")
+        covered = _covered(history, stood_for)
+        before, after = view.gap(spans, place, place)
+        change(history, (*view.minus(before, covered), *stood_for, *view.minus(after, covered)))
+        return
+    first = history.summary_of(spans)
+    if stood_for is not None:
+        if first is not None and any(span.holds(*place) for span in first.stands_for or ()):
+            raise ContentError("turn", f"turn {first.position} stands for it and for more: bring that one back first")
+        change(history, (own, *view.minus(spans, _covered(history, stood_for))))
+        return
+    before_it = [n for n, span in enumerate(spans) if span.conversation == place[0] and span.upto(0) < place[1]]
+    after_it = [n for n, span in enumerate(spans) if span.conversation == place[0] and span.first > place[1]]
+    if not before_it and not after_it and which.conversation != history.id:
         raise ContentError("turn", f"turn {which.position} is of another conversation")
-    n = before[-1] + 1 if before else after[0] if after else len(spans)
+    n = before_it[-1] + 1 if before_it else after_it[0] if after_it else len(spans)
+    n = max(n, int(first is not None))
     change(history, (*spans[:n], own, *spans[n:]))
 
 
-def _around(spans: View, summary: Turn) -> tuple[View, View, View]:
-    """Take a summary out of a view, and put what it stands for in its place."""
-    before, after = view.gap(spans, summary.place, summary.place)
-    return before, summary.stands_for or (), after
+def _covered(history: History, stood_for: View) -> View:
+    """Give what a summary stands for, with what the summaries among that stand for."""
+    inner = history.summary_of(stood_for)
+    return stood_for if inner is None else (*stood_for, *_covered(history, inner.stands_for or ()))
+
+
+def take_back(history: History) -> None:
+    """
+    Cut the view before the last answer; where that begins with the API's compaction, what it stands for comes back.
+
+    Raises:
+        ContentError: The assistant has not said anything last, or nobody asked.
+        ConflictError, BusyError: Somebody else is at it; nothing was written.
+    """
+    messages = history.messages
+    spoken = messages.last_spoken
+    if spoken and spoken.stop == len(messages):
+        if spoken.start:
+            rewind(history, messages.places[spoken.start - 1])
+            return
+        first = history.summary_of(now(history))
+        asked = () if first is None else first.stands_for or ()
+        last = _last_place(history, asked)
+        if last is not None and read_turn(history, last).role != "assistant":
+            change(history, asked)
+            return
+    raise ContentError("", "the last turn is no answer: send() asks for one")
 
 
 def read_turn(history: History, place: Place) -> Turn:

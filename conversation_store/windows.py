@@ -23,7 +23,7 @@ from conversation_store.record import view
 from conversation_store.record.blocks import Compaction
 from conversation_store.record.turns import Turn, fields_of
 from conversation_store.record.view import View
-from conversation_store.record.window import Outlined, Window, exchanges, leaving
+from conversation_store.record.window import Outlined, Window, exchanges, leaving, waiting
 
 _COUNTED: Final = frozenset({"model", "system", "tools", "tool_choice"})
 """Parameters on which the tokens of a prompt depend."""
@@ -82,10 +82,11 @@ def shown(history: History, overrides: Settings, parts: Sequence[Part]) -> Shown
         return unmoved
     told = tokens.tokens(history, {name: params[name] for name in _COUNTED if name in params})
     total = told.total + tokens.estimated(history, model, parts, turn=len(history.messages))
-    if total <= window.max_tokens or _waits(history):
+    if total <= window.max_tokens or thinking_waits(history):
         return unmoved
     turns = history.turns
-    going = leaving(window, list(_outlined(turns)), [each.tokens for each in told.turns], total)
+    said = any(part.role == "user" for part in parts)
+    going = leaving(window, list(_outlined(turns)), [each.tokens for each in told.turns], total, said=said)
     if going is None:
         return unmoved
     before, after = view.gap(views.now(history), turns[going.start].place, turns[going.stop - 1].place)
@@ -96,7 +97,7 @@ def shown(history: History, overrides: Settings, parts: Sequence[Part]) -> Shown
 
 def _quickly(history: History, overrides: Settings, model: Model | None, parts: Sequence[Part]) -> float:
     """Estimate the tokens of the prompt from the newest answer; without end where it does not tell."""
-    newest = history.newest_exchange()
+    newest = history.newest_recorded()
     if newest is None or newest.turn is None or _COUNTED & overrides.params.keys():
         return inf
     fields = fields_of(history.entry(newest.position).header)
@@ -107,17 +108,29 @@ def _quickly(history: History, overrides: Settings, model: Model | None, parts: 
     return prompt + newest.usage.output_tokens + tokens.estimated(history, model, parts, turn=known)
 
 
-def _waits(history: History) -> bool:
-    """Say whether the model's thinking waits for results of tools: it must be there when they come."""
+def thinking_waits(history: History) -> bool:
+    """
+    Say whether the model's thinking waits for results of tools, or has just got them: it must be there.
+
+    A loop of calls and results is one answer, with all the thinking in it.
+
+    Source: Messages API documentation, Preserved thinking, 2026-10.
+    """
     messages = history.messages
-    spoken = messages.last_spoken
-    loop = bool(messages.calling) and messages.calling[-1] in spoken
-    return loop and bool(messages.thinking) and messages.thinking[-1] in spoken
+    if not messages.thinking or not messages.calling:
+        return False
+    last = waiting_in(history.turns)
+    return any(index in last for index in messages.thinking) and any(index in last for index in messages.calling)
 
 
 def exchanges_of(turns: Sequence[Turn]) -> Sequence[range]:
     """Tell the exchanges of a view apart; see ``record.window.exchanges``."""
     return exchanges(list(_outlined(turns)))
+
+
+def waiting_in(turns: Sequence[Turn]) -> range:
+    """Give the last exchange where it waits for something; see ``record.window.waiting``."""
+    return waiting(list(_outlined(turns)))
 
 
 def _outlined(turns: Sequence[Turn]) -> Iterator[Outlined]:

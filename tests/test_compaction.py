@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,10 +12,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conversation_store import Client, Conversation, Origin, Store, Window
+from conversation_store import Client, Conversation, Origin, State, Store, Window
 from conversation_store.api.retry import Clock
 from conversation_store.compaction import BETA, REQUEST, by_model, parts
-from conversation_store.errors import BadRequestError, BusyError, ContentError, StatusError, UnfitReplyError
+from conversation_store.errors import (
+    BadRequestError,
+    BusyError,
+    ContentError,
+    InterruptedAnswerError,
+    StatusError,
+    UnfitReplyError,
+)
 from conversation_store.pending import SUMMARY
 from conversation_store.record import canonical
 from conversation_store.testing import Answer, Fault, MessagesAPI
@@ -386,3 +394,216 @@ def test_bringing_back_undoes_it(store: Store, api: MessagesAPI, seed: int) -> N
     assert [turn.place for turn in chat.turns] == said
     assert [each for each in chat.check() if each.severity == "error"] == []
     sound(store, chat, api)
+
+
+# --- what becomes of a summary -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["model", "api"])
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_the_api_refuses_leaves_the_summary(
+    store: Store, chat: Conversation, api: MessagesAPI, by: Any, refused: bool
+) -> None:
+    """The first turn said after a summary is set aside where it is rejected or refused; the summary is not."""
+    api.answer(Answer.compaction("They counted.") if by == "api" else "They counted.")
+    summary = chat.compact(by=by)
+    if refused:
+        api.answer(Answer.refusal())
+        assert chat.send("four").refused
+    else:
+        api.fail(Fault.status(400))
+        with pytest.raises(BadRequestError):
+            chat.send("four")
+    assert [turn.place for turn in chat.turns] == [summary.place]
+    chat.retry()
+    assert [turn.place for turn in chat.turns][:1] == [summary.place]
+    assert texts(chat)[1:] == ["four", "…"]
+    sound(store, chat, api)
+
+
+def test_a_summary_is_set_aside_and_brought_back(store: Store, chat: Conversation, api: MessagesAPI) -> None:
+    """It stands before everything again; given once more, it and what it stands for take turns."""
+    summary = chat.compact("so far", keep_last=1)
+    chat.send("four")
+    chat.set_aside(summary)
+    assert texts(chat) == ["three", "…", "four", "…"]
+    for _ in range(2):
+        chat.bring_back(summary)
+        assert texts(chat) == ["so far", "three", "…", "four", "…"]
+        chat.bring_back(summary)
+        assert texts(chat) == ["one", "…", "two", "…", "three", "…", "four", "…"]
+    sound(store, chat, api)
+
+
+def test_one_of_those_it_stands_for_is_brought_back(store: Store, chat: Conversation, api: MessagesAPI) -> None:
+    """It stands after the summary, and is not there twice once all of them are brought back."""
+    first, *_ = chat.turns
+    summary = chat.compact("so far", keep_last=1)
+    chat.bring_back(first)
+    assert texts(chat) == ["so far", "one", "three", "…"]
+    with pytest.raises(ContentError, match="in the view"):
+        chat.bring_back(first)
+    chat.bring_back(summary)
+    assert texts(chat) == ["one", "…", "two", "…", "three", "…"]
+    inner = chat.compact("counted to two", keep_last=1)
+    chat.compact("counted to three")
+    with pytest.raises(ContentError, match="bring that one back first"):
+        chat.bring_back(inner)
+    sound(store, chat, api)
+
+
+def test_a_summary_is_edited(store: Store, chat: Conversation, api: MessagesAPI) -> None:
+    """The new words stand for the same turns."""
+    new = chat.edit(chat.compact("so far"), "They counted to three.")
+    assert (new.origin, texts(chat)) == (Origin.SUMMARY, ["They counted to three."])
+    chat.bring_back(new)
+    assert texts(chat) == ["one", "…", "two", "…", "three", "…"]
+    sound(store, chat, api)
+
+
+def answers_with_a_compaction(chat: Conversation, api: MessagesAPI, stop_reason: str = "end_turn") -> None:
+    """Let the API compact by itself in the answer to the fourth words."""
+    edits = {"edits": [{"type": "compact_20260112", "pause_after_compaction": stop_reason == "compaction"}]}
+    chat.update(context_management=edits, betas=["compact-2026-01-12"])
+    block = {"type": "compaction", "content": "They counted to three.", "encrypted_content": None}
+    more = [] if stop_reason == "compaction" else [{"type": "text", "text": "Four, then."}]
+    api.answer(Answer([block, *more], stop_reason=stop_reason))
+    chat.send("four")
+    assert len(chat.turns) == 1
+
+
+def test_an_answer_with_a_compaction_is_asked_for_again(store: Store, chat: Conversation, api: MessagesAPI) -> None:
+    """What it stands for is what it answers."""
+    answers_with_a_compaction(chat, api)
+    chat.regenerate()
+    assert [each["content"] for each in sent(api)["messages"]][::2] == ["one", "two", "three", "four"]
+    assert texts(chat)[-2:] == ["four", "…"]
+    chat.compact("so far")
+    with pytest.raises(ContentError, match="no answer"):
+        chat.regenerate()
+    sound(store, chat, api)
+
+
+def test_an_answer_with_a_compaction_is_edited(store: Store, chat: Conversation, api: MessagesAPI) -> None:
+    """The words in its place stand after what it stood for: else nothing of that were sent."""
+    answers_with_a_compaction(chat, api)
+    chat.edit(0, "Four!")
+    assert texts(chat) == ["one", "…", "two", "…", "three", "…", "four", "Four!"]
+    sound(store, chat, api)
+
+
+def test_a_pause_after_a_compaction(store: Store, chat: Conversation, api: MessagesAPI) -> None:
+    """The next send goes on from the block; what it answers is asked for again as any answer is."""
+    answers_with_a_compaction(chat, api, "compaction")
+    chat.send()
+    assert [[block["type"] for block in each["content"]] for each in sent(api)["messages"]] == [["compaction"]]
+    chat.regenerate()
+    assert [each["content"] for each in sent(api)["messages"]][::2] == ["one", "two", "three", "four"]
+    sound(store, chat, api)
+
+
+def test_a_summary_does_not_part_thinking_from_the_results_it_waits_for(store: Store, api: MessagesAPI) -> None:
+    """It is said before anything is asked; the API's own compaction keeps the thinking."""
+    chat = store.open(None, **SETTINGS, tools=TOOLS)
+    chat.send("one")
+    thinking = {"type": "thinking", "thinking": "Where?", "signature": "c2lnbmVk"}
+    call = {"type": "tool_use", "name": "look", "input": {}}
+    chat.append(
+        {"role": "user", "content": "two"},
+        {"role": "assistant", "content": [thinking, {**call, "id": "toolu_1"}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": "an ant"}]},
+        {"role": "assistant", "content": [{**call, "id": "toolu_2"}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_2", "content": "two ants"}]},
+    )
+    version = chat.version
+    for summary in ((), ("so far",)):
+        with pytest.raises(ContentError, match="thinking waits"):
+            chat.compact(*summary)
+    assert chat.version == version
+    api.answer(Answer.compaction("so far"))
+    chat.compact(by="api")
+    assert [block.type for turn in chat.turns for block in turn.content][:3] == ["compaction", "text", "thinking"]
+
+
+def test_a_retry_asks_for_the_same_summary(store: Store, chat: Conversation, api: MessagesAPI) -> None:
+    """What was said since the first try is not what the summary is asked about."""
+    api.fail(Fault.status(529))
+    with pytest.raises(StatusError):
+        chat.compact(keep_last=1)
+    first = api.requests[-1].raw
+    chat.user("four")
+    chat.retry()
+    assert api.requests[-1].raw == first
+    assert texts(chat)[1:] == ["three", "…", "four"]
+    sound(store, chat, api)
+
+
+def test_half_a_summary_is_nothing_to_go_on_from(store: Store, chat: Conversation, api: MessagesAPI) -> None:
+    """An answer is gone on with, but not a summary that broke off: it is asked for anew."""
+    api.fail(Fault.status(529))
+    with pytest.raises(StatusError):
+        chat.compact()
+    api.answer("They counted up and up and up.")
+    with suppress(InterruptedAnswerError), chat.retry_stream() as stream:
+        next(iter(stream.text))
+    assert chat.exchanges[-1].state is State.INTERRUPTED
+    assert chat.recover("keep_partial") is None
+    assert texts(chat) == ["one", "…", "two", "…", "three", "…"]
+    api.answer("They counted.")
+    chat.retry()
+    assert texts(chat) == [SUMMARY + "They counted."]
+    sound(store, chat, api)
+
+
+def test_betas_of_the_callers_go_along(chat: Conversation, api: MessagesAPI) -> None:
+    """Those for the compaction alone are added to its own."""
+    api.answer(Answer.compaction())
+    chat.compact(by="api", betas=["token-counting-2024-11-01"])
+    assert api.requests[-1].headers["anthropic-beta"].split(",") == [BETA, "token-counting-2024-11-01"]
+    assert chat.settings["betas"] == [BETA]
+
+
+def test_the_last_reply_is_not_a_summarys(chat: Conversation, api: MessagesAPI) -> None:
+    """Where there is no tool to run, the reply is that of the last turn that is sent."""
+    last = chat.exchanges[-1]
+    chat.compact(keep_last=1)
+    assert chat.run_tools({}).exchange.position == last.position
+
+
+def test_the_model_is_asked_for_words(chat: Conversation, api: MessagesAPI) -> None:
+    """What shapes answers of the conversation does not shape the summary, unless it is asked for."""
+    schema = {"type": "json_schema", "schema": {"type": "object", "properties": {}, "additionalProperties": False}}
+    chat.update(stop_sequences=["END"], output_config={"effort": "low", "format": schema})
+    chat.compact(keep_last=1)
+    assert (sent(api)["stop_sequences"], sent(api)["output_config"]) == ([], {"effort": "low"})
+    chat.compact(stop_sequences=["."])
+    assert sent(api)["stop_sequences"] == ["."]
+    assert chat.settings["stop_sequences"] == ["END"]
+
+
+def test_summaries_of_summaries_take_turns(store: Store, chat: Conversation, api: MessagesAPI) -> None:
+    """Whichever is sent, nothing that it stands for is sent beside it, in a fork of a fork either."""
+    forked = chat.fork()
+    inner = forked.compact("to two", keep_last=1)
+    again = forked.fork()
+    outer = again.compact("to three")
+    again.bring_back(outer)
+    assert texts(again) == ["to two", "three", "…"]
+    again.bring_back(inner)
+    assert texts(again) == ["one", "…", "two", "…", "three", "…"]
+    again.bring_back(outer)
+    assert texts(again) == ["to three"]
+    again.bring_back(outer)
+    again.bring_back(inner)
+    assert texts(again) == ["one", "…", "two", "…", "three", "…"]
+    sound(store, again, api)
+
+
+def test_a_prefill_is_not_brought_back(store: Store) -> None:
+    """It was part of no view."""
+    chat = store.open(None, **{**SETTINGS, "model": "claude-haiku-4-5"})
+    chat.send("one", prefill="Well")
+    prefill = chat.as_seen_by(chat.exchanges[-1])[-1]
+    chat.rewind(0)
+    with pytest.raises(ContentError, match="prefill"):
+        chat.bring_back(prefill)

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from conversation_store import Client, Conversation, Exchange, Image, Store, Window
 from conversation_store.api.retry import Clock
-from conversation_store.errors import BadRequestError, ConflictError, ContentError, RuleViolationError, StatusError
+from conversation_store.errors import (
+    BadRequestError,
+    BusyError,
+    ConflictError,
+    ContentError,
+    RuleViolationError,
+    StatusError,
+)
 from conversation_store.record import canonical
 from conversation_store.record.turns import fields_of
 from conversation_store.record.window import Outlined, exchanges, leaving
@@ -425,3 +432,141 @@ def test_every_body_is_within_its_window_and_replays(store: Store, api: Messages
     sound(store, chat, api)
     again = store.get(chat.id)
     assert again.request(check=False).body == chat.request(check=False).body
+
+
+# --- what is gone on with stays ----------------------------------------------------------------------------------
+
+TINY: Final = Window(max_tokens=10, keep_last=0)
+
+
+@pytest.fixture
+def talk(store: Store) -> Conversation:
+    """Give a conversation of four exchanges."""
+    made = store.open(None, **SETTINGS)
+    for words in ("one", "two", "three", "four"):
+        made.send(words)
+    return made
+
+
+def contents(api: MessagesAPI) -> list[Any]:
+    """Read what the messages of the newest request say."""
+    return [each["content"] for each in canonical.object_of(api.requests[-1].raw)["messages"]]
+
+
+def test_a_paused_answer_stays(store: Store, talk: Conversation, api: MessagesAPI) -> None:
+    """It is gone on with though nothing is kept: what it answers and what there is of it are sent."""
+    talk.update(tools=[{"type": "web_search_20250305", "name": "web_search"}])
+    search = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "ants"}}
+    api.answer(Answer([search], stop_reason="pause_turn"))
+    assert len(talk.send("five", window=TINY).before) == 1
+    assert [each if isinstance(each, str) else each[0]["type"] for each in contents(api)] == ["five", "server_tool_use"]
+    sound(store, talk, api)
+
+
+def test_what_is_not_answered_stays(store: Store, talk: Conversation, api: MessagesAPI) -> None:
+    """A system message after the user's words does not make them answered."""
+    talk.update(model="claude-opus-4-8")
+    talk.user("five")
+    talk.system("Be kind.")
+    talk.send(window=TINY)
+    assert contents(api) == ["five", "Be kind."]
+    sound(store, talk, api)
+
+
+def test_a_call_stays_whose_result_is_said(store: Store, talk: Conversation, api: MessagesAPI) -> None:
+    """A result that comes with the request belongs to the exchange of its call."""
+    talk.update(tools=TOOLS)
+    api.answer(Answer([{"type": "tool_use", "id": "toolu_1", "name": "look", "input": {}}]))
+    talk.send("look")
+    talk.send({"type": "tool_result", "tool_use_id": "toolu_1", "content": "an ant"}, window=TINY)
+    assert [each if isinstance(each, str) else each[0]["type"] for each in contents(api)] == [
+        "look",
+        "tool_use",
+        "tool_result",
+    ]
+    sound(store, talk, api)
+
+
+# --- trying again ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [400, 529])
+@pytest.mark.parametrize("lasting", [False, True])
+def test_what_was_too_long_is_tried_again_through_a_window(
+    store: Store, talk: Conversation, api: MessagesAPI, fault: int, lasting: bool
+) -> None:
+    """A window given since, for this request or from now on, decides what it shows; the request names it."""
+    api.fail(Fault.status(fault))
+    with pytest.raises(StatusError):
+        talk.send("five")
+    if lasting:
+        talk.update(window=TINY)
+        talk.retry()
+    else:
+        talk.retry(window=TINY)
+    assert contents(api) == ["five"]
+    assert header(talk, talk.exchanges[-1])["window"] == TINY.fields()
+    assert [turn.text for turn in talk.turns][::2] == (["five"] if lasting else ["one", "two", "three", "four", "five"])
+    sound(store, talk, api)
+    assert store.get(talk.id).request(check=False).body == talk.request(check=False).body
+
+
+def test_a_window_for_one_request_is_named_by_its_retry(store: Store, talk: Conversation, api: MessagesAPI) -> None:
+    """The same turns are shown, through the same window."""
+    api.fail(Fault.status(529))
+    with pytest.raises(StatusError):
+        talk.send("five", window=TINY)
+    first = api.requests[-1].raw
+    talk.retry()
+    assert api.requests[-1].raw == first
+    assert [header(talk, each).get("window") for each in talk.exchanges[-2:]] == [TINY.fields()] * 2
+
+
+def test_what_was_edited_since_is_what_is_tried_again(store: Store, talk: Conversation, api: MessagesAPI) -> None:
+    """A window for one request shows what is in the view now, and not what left it since."""
+    api.fail(Fault.status(529))
+    with pytest.raises(StatusError):
+        talk.send("five", window=TINY)
+    talk.edit(-1, "six")
+    talk.retry()
+    assert contents(api) == ["six"]
+    sound(store, talk, api)
+
+
+def test_breakpoints_of_a_retry_are_on_what_it_shows(store: Store, api: MessagesAPI) -> None:
+    """The block that was marked may be gone by then."""
+    chat = store.open(None, **{**SETTINGS, "model": "claude-haiku-4-5"}, cache="auto")
+    words = [{"type": "text", "text": each} for each in ("one", "two")]
+    api.fail(Fault.status(529))
+    with pytest.raises(StatusError):
+        chat.send(*words, prefill="Well")
+    assert header(chat, chat.exchanges[-1])["markers"] == [[0, 1, "5m"]]
+    chat.edit(-1, words[0])
+    chat.retry()
+    assert header(chat, chat.exchanges[-1])["markers"] == [[0, 0, "5m"]]
+    assert [block["text"] for block in contents(api)[0]] == ["one"]
+    sound(store, chat, api)
+
+
+# --- two workers -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_a_window_takes_nothing_over(store: Store, talk: Conversation, api: MessagesAPI, over: bool) -> None:
+    """What another worker began since is found out by the append, though a window looks at the newest exchange."""
+    talk.update(window=Window(max_tokens=1_000))
+    other = store.get(talk.id)
+    begun = other.begin("from elsewhere")
+    if over:
+        begun.fail(RuntimeError("no luck"))
+    asked = len(api.requests)
+    with pytest.raises(ConflictError if over else BusyError):
+        talk.send("five")
+    assert len(api.requests) == asked
+    if not over:
+        begun.fail(RuntimeError("no luck"))
+    talk.refresh()
+    assert [turn.text for turn in talk.turns][::2] == ["one", "two", "three", "four", "from elsewhere"]
+    talk.send()
+    assert contents(api)[-1] == "from elsewhere"
+    assert store.verify() == []

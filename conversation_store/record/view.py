@@ -154,6 +154,20 @@ def parted(view: View, place: Place) -> tuple[View, View]:
     )
 
 
+def minus(view: View, others: View) -> View:
+    """Leave the turns of other spans out of a view; neither has an open span."""
+    for other in others:
+        parts = []
+        for span in view:
+            if span.conversation == other.conversation and other.last is not None and span.last is not None:
+                parts.append(evolve(span, last=min(span.last, other.first - 1)))
+                parts.append(evolve(span, first=max(span.first, other.last + 1)))
+            else:
+                parts.append(span)
+        view = _not_empty(tuple(parts))
+    return view
+
+
 def inserted(view: View, conversation: UUID, position: int, span: Span) -> View:
     """
     Put a span into a view, after the turn at a place.

@@ -27,7 +27,8 @@ class Window:
 
     The lengths are those that answers recorded, with an estimate of what was said since. It never moves between a
     call and its result, nor while thinking waits for one. Thinking in what stays is left out: it is bound to what
-    was before it. A summary that stands for older turns never leaves.
+    was before it. A summary that stands for older turns never leaves, nor does what is sent before it. The last
+    exchange stays whatever *keep_last* is, where it is not answered yet, or its answer is gone on with.
 
     Attributes:
         max_tokens: Of the prompt, the system prompt and the tools included.
@@ -114,15 +115,33 @@ def exchanges(turns: Sequence[Outlined]) -> list[range]:
     return [range(first, end) for first, end in pairwise(bounds) if end > first]
 
 
-def leaving(window: Window, turns: Sequence[Outlined], tokens: Sequence[int], total: int) -> range | None:
+def waiting(turns: Sequence[Outlined]) -> range:
     """
-    Decide which turns leave.
+    Give the indices of the last exchange, where it waits for an answer of the model's, or for results of its calls.
+
+    Returns:
+        None of them where it is over.
+    """
+    told = exchanges(turns)
+    last = told[-1] if told else range(0)
+    role = next((turns[n].role for n in reversed(last) if turns[n].role != "system"), None)
+    answered = {call for n in last for call in turns[n].answers}
+    is_open = any(call not in answered for n in last for call in turns[n].calls)
+    return last if role == "user" or is_open else range(0)
+
+
+def leaving(
+    window: Window, turns: Sequence[Outlined], tokens: Sequence[int], total: int, *, said: bool = True
+) -> range | None:
+    """
+    Decide which turns leave. The last exchange never does where it is what the next answer is part of.
 
     Args:
         window: What may be sent.
         turns: The turns of the view.
         tokens: Those of each.
         total: Those of the whole prompt, with what is said now.
+        said: Whether anything is said now; else the last exchange is gone on with.
 
     Returns:
         Their indices; None where nothing may leave.
@@ -130,9 +149,9 @@ def leaving(window: Window, turns: Sequence[Outlined], tokens: Sequence[int], to
     told = exchanges(turns)
     summed = max((n + 1 for n, turn in enumerate(turns) if turn.stands_for), default=0)
     first = sum(1 for each in told if each.start < summed) + window.keep_first
-    being_said = bool(turns) and turns[-1].role == "user"
+    gone_on_with = bool(waiting(turns)) or not said
     end = first
-    while end < len(told) - window.keep_last - being_said and total > window.aim:
+    while end < len(told) - window.keep_last - gone_on_with and total > window.aim:
         total -= sum(tokens[n] for n in told[end])
         end += 1
     return range(told[first].start, told[end - 1].stop) if end > first else None

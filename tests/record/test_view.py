@@ -112,3 +112,23 @@ def test_a_change_at_the_end_is_small() -> None:
     old = tuple(Span(PARENT, 2 * n, 2 * n) for n in range(1000))
     new = (*old, Span(OURS, 9, None))
     assert view.fields(old, new, 8, 0) == {"base": 8, "depth": 1, "keep": 1000, "then": [[OURS.hex, 9, None]]}
+
+
+def views(length: int) -> st.SearchStrategy[View]:
+    """Draw views without an open span, of two logs of *length* entries; spans may overlap and come in any order."""
+    spans = st.builds(
+        lambda of, ends, thinking: Span(of, min(ends), max(ends), thinking),
+        st.sampled_from([UUID(int=1), UUID(int=2)]),
+        st.tuples(*[st.integers(0, length - 1)] * 2),
+        st.booleans(),
+    )
+    return st.lists(spans, max_size=5).map(tuple)
+
+
+@given(spans=views(12), others=views(12))
+def test_what_other_spans_hold_is_left_out(spans: View, others: View) -> None:
+    """The rest stays as it is and in its order, thinking or not."""
+    gone = set(places(others, 12))
+    left = view.minus(spans, others)
+    assert places(left, 12) == [place for place in places(spans, 12) if place not in gone]
+    assert all(span.last is not None and span.first <= span.last for span in left)
