@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from conversation_store.api.models import Models
     from conversation_store.api.request import Request
     from conversation_store.api.rules import Finding
+    from conversation_store.audit.sealing import Seal, Seals
     from conversation_store.audit.verify import Fault
     from conversation_store.conversation import Conversation
     from conversation_store.errors import ConversationStoreError
@@ -62,6 +63,8 @@ __all__ = [
     "Pending",
     "Reply",
     "Request",
+    "Seal",
+    "Seals",
     "State",
     "Store",
     "Taken",
@@ -81,6 +84,7 @@ _HOMES: Final = {
     "api.models": ("Models",),
     "api.request": ("Request",),
     "api.rules": ("Finding",),
+    "audit.sealing": ("Seal", "Seals"),
     "audit.verify": ("Fault",),
     "conversation": ("Conversation",),
     "errors": ("ConversationStoreError",),

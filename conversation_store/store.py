@@ -22,9 +22,19 @@ from conversation_store.api import models as model_data
 from conversation_store.api.client import Client
 from conversation_store.api.models import Models
 from conversation_store.api.request import Settings
+from conversation_store.audit.keys import VerifyKey, verify_keys
+from conversation_store.audit.sealing import Seal, Sealer, Seals
+from conversation_store.audit.seals import prove, verify_seals
 from conversation_store.audit.verify import Fault, verify_conversation
 from conversation_store.conversation import Conversation
-from conversation_store.errors import ContentError, DatabaseError, LineError, NotFoundError, TransferError
+from conversation_store.errors import (
+    ConfigurationError,
+    ContentError,
+    DatabaseError,
+    LineError,
+    NotFoundError,
+    TransferError,
+)
 from conversation_store.formats import messages
 from conversation_store.history import OnUnlisted, Options, settings_draft
 from conversation_store.record import canonical, chain, words
@@ -137,6 +147,7 @@ class Store:
         keep_raw: bool = False,
         models: Models | None = None,
         on_unlisted: OnUnlisted = "warn",
+        seal: Seals | None = None,
     ) -> None:
         """
         Open a store.
@@ -153,6 +164,7 @@ class Store:
                 ``load().with_model({…})`` of ``conversation_store.api.models`` adds or corrects an entry.
             on_unlisted: What to do where nothing is known of a model: ``warn`` says so and goes on; ``error``
                 refuses it before anything is written.
+            seal: How this store seals the database's conversations, of all scopes; without it, it does not.
 
         Raises:
             SchemaMismatchError: The tables are not those of this release; it names the command to run.
@@ -172,6 +184,9 @@ class Store:
         except BaseException:
             self._database.close()
             raise
+        self._sealer = None if seal is None else Sealer(self._database, seal)
+        if self._sealer is not None:
+            self._database.on_append = self._sealer.after_append
 
     def __repr__(self) -> str:
         scope = f", scope={self.scope!r}" if self.scope else ""
@@ -186,8 +201,19 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Let go of the database; a host's engine and the client stay open."""
-        self._database.close()
+        """
+        Seal what is not sealed yet, where this store seals, and let go of the database.
+
+        A host's engine and the client stay open.
+
+        Raises:
+            SealError, RollbackError: As ``seal``; the database is let go of all the same.
+        """
+        try:
+            if self._sealer is not None:
+                self._sealer.close()
+        finally:
+            self._database.close()
 
     def open(self, key: str | None = None, *, on_unlisted: Any = None, **settings: Any) -> Conversation:
         """
@@ -413,11 +439,63 @@ class Store:
         with self._database.read() as connection:
             return ledger.totals(connection, self.scope, by=names, of=one, since=first, until=last)
 
-    def verify(self) -> Sequence[Fault]:
-        """Verify every conversation of this scope; see ``Conversation.verify``."""
+    def verify(
+        self, *, key: str | VerifyKey | Sequence[str | VerifyKey] | None = None, pin: str | bytes | None = None
+    ) -> Sequence[Fault]:
+        """
+        Verify every conversation of this scope (see ``Conversation.verify``) and all seals of the database.
+
+        Args:
+            key: The verifier key of the seals, or several: every checkpoint must be signed, and one must be there.
+            pin: A checkpoint that was kept elsewhere: the log must go on from it.
+
+        Returns:
+            What is wrong, as data; empty where nothing is. In a fault of the log of seals the conversation is
+            ``UUID(int=0)``, and the position that of a leaf; the codes are told by ``audit.seals.verify_seals``.
+
+        Raises:
+            ConfigurationError: The key is none, or the extra ``seal`` is not installed.
+        """
+        keys = verify_keys(key)
         with self._database.read() as connection:
             known = log.every_id(connection, self.scope)
-        return [fault for each in known for fault in verify_conversation(self._database, each)]
+        found = [fault for each in known for fault in verify_conversation(self._database, each)]
+        remembered = None if self._sealer is None else self._sealer.remembered
+        return [*found, *verify_seals(self._database, keys=keys, pin=pin, remembered=remembered)]
+
+    def seal(self, *, new_epoch: bool = False, trusted: str | None = None) -> Seal:
+        """
+        Seal every conversation of the database that has grown, of all scopes; sign, publish and remember it.
+
+        Where there is nothing new and the last checkpoint is older than ``older_than``, that is sealed: silence is
+        evidence too.
+
+        Args:
+            new_epoch: After a backup was restored on purpose: begin a new log, with another origin, whose first
+                leaf is the last trusted checkpoint of the old one.
+            trusted: That checkpoint, where the signer's memory does not have it.
+
+        Raises:
+            ConfigurationError: This store was opened without ``seal``; or the memory or the key cannot be used.
+            RollbackError: The database is not what was signed last; nothing was signed.
+            SealError: The log of seals is damaged.
+        """
+        if self._sealer is None:
+            raise ConfigurationError("this store does not seal: Store(…, seal=Seals(key=…, memory=…))")
+        return self._sealer.begin_epoch(trusted) if new_epoch else self._sealer.seal()
+
+    def prove(self, which: str | UUID) -> str:
+        """
+        Prove what a conversation was at its newest seal, to whoever has the verifier key and nothing else.
+
+        Returns:
+            A C2SP tlog-proof, as text; ``proven`` of ``conversation_store.audit.seals`` checks it.
+
+        Raises:
+            NotFoundError: There is no such conversation in this scope.
+            SealError: It was not sealed yet.
+        """
+        return prove(self._database, self.get(which).id)
 
     def export(self, *which: str | UUID) -> Iterator[bytes]:
         """
@@ -506,6 +584,7 @@ class Store:
         made = self._database.write(
             partial(log.create, commit=commit, key=key), partial(log.is_there_or_none, commit=commit)
         )
+        self._database.appended()
         kept = self._find(new if made else key or new)
         if kept is None:
             raise NotFoundError(str(new))
