@@ -456,12 +456,21 @@ class Store:
         Raises:
             ConfigurationError: The key is none, or the extra ``seal`` is not installed.
         """
-        keys = verify_keys(key)
         with self._database.read() as connection:
             known = log.every_id(connection, self.scope)
         found = [fault for each in known for fault in verify_conversation(self._database, each)]
+        return [*found, *self.verify_seals(key=key, pin=pin)]
+
+    def verify_seals(
+        self, *, key: str | VerifyKey | Sequence[str | VerifyKey] | None = None, pin: str | bytes | None = None
+    ) -> Sequence[Fault]:
+        """
+        Verify the seals of the database alone, of all scopes: that each is what its conversation was then.
+
+        Arguments, result and errors as ``verify``. A store that seals looks into its signer's memory too.
+        """
         remembered = None if self._sealer is None else self._sealer.remembered
-        return [*found, *verify_seals(self._database, keys=keys, pin=pin, remembered=remembered)]
+        return verify_seals(self._database, keys=verify_keys(key), pin=pin, remembered=remembered)
 
     def seal(self, *, new_epoch: bool = False, trusted: str | None = None) -> Seal:
         """

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from attrs import field, frozen
 
 from conversation_store.api import client
+from conversation_store.errors import ConfigurationError
 
 _OWNER_ONLY: Final = 0o600
 
@@ -72,6 +73,12 @@ class FileAnchor:
             os.close(opened)
 
 
+def _parts(given: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(given, str) or not given:
+        raise ConfigurationError("a command is a program and its arguments: ['logger', '-t', 'seals']")
+    return tuple(given)
+
+
 @frozen
 class CommandAnchor:
     """
@@ -82,7 +89,7 @@ class CommandAnchor:
         timeout: Seconds after which it is killed.
     """
 
-    arguments: Sequence[str] = field(converter=tuple)
+    arguments: tuple[str, ...] = field(converter=_parts)
     timeout: float = 30.0
 
     @property

@@ -17,7 +17,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -54,6 +54,10 @@ def _memory(given: Memory | str | os.PathLike[str] | None) -> Memory | None:
     return given if given is None or isinstance(given, Memory) else Memory(given)
 
 
+def _anchors(given: Iterable[Anchor]) -> tuple[Anchor, ...]:
+    return tuple(given)
+
+
 @frozen(kw_only=True)
 class Seals:
     """
@@ -72,7 +76,7 @@ class Seals:
 
     key: SigningKey | None = field(converter=_key)
     memory: Memory | None = field(converter=_memory)
-    anchors: tuple[Anchor, ...] = field(default=(), converter=tuple)
+    anchors: tuple[Anchor, ...] = field(default=(), converter=_anchors)
     every: int = 1000
     older_than: float = 60.0
     origin: str | None = None
@@ -153,8 +157,10 @@ class Sealer:
         except SealError as error:
             self._refused = error
             logger.error("%s", error)  # noqa: TRY400 - what is wrong is in the message, not in our frames
-        except ConversationStoreError as error:
-            logger.warning("not sealed: %s", error)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the append it came after is committed
+            logger.warning("not sealed: %s: %s", type(error).__name__, error)
+        else:
+            self._refused = None
         finally:
             self._turn.release()
 
@@ -265,21 +271,30 @@ class Sealer:
         log = seals.newest_log(connection)
         if log is None:
             raise SealError("there is no log of seals to go on from; seal without a new epoch")
-        if log.number > 1 and seals.newest_checkpoint(connection, log.number) is None:
-            return 0  # begun before, and broken off before it was signed
         newest = seals.newest_checkpoint(connection, log.number)
         last = trusted or remembered or (None if newest is None else newest.note.decode(errors="replace"))
         if last is None:
             raise SealError("no checkpoint is known to go on from; give the last one that is trusted")
+        if leaves.checkpoint_in(seals.leaf_at(connection, log.number, 0) or b"") == last:
+            return 0  # begun before, and broken off before it was remembered
         try:
-            Checkpoint.read(Note.read(last).text)
+            origin = Checkpoint.read(Note.read(last).text).origin
         except CodecError as error:
             raise ConfigurationError(f"the trusted checkpoint is none: {error}") from None
-        fresh = Log(log.number + 1, f"{self._given.log_name}/{log.number + 1}")
+        # Counted from the last one that was signed: the backup may be older than the log before.
+        number = 1 + max(self._epoch(origin) or 1, self._epoch(log.origin) or 1)
+        fresh = Log(log.number + 1, f"{self._given.log_name}/{number}")
         seals.put_log(connection, fresh)
         self._extend(connection, fresh, [Leaf(leaves.epoch(last))])
         seals.unmark_all(connection)
         return 1
+
+    def _epoch(self, origin: str) -> int | None:
+        """Say which of this signer's logs an origin names: the first is 1; None for none of its."""
+        if origin == self._given.log_name:
+            return 1
+        number = origin.removeprefix(f"{self._given.log_name}/")
+        return int(number) if number != origin and number.isascii() and number.isdecimal() else None
 
     def _log(self, connection: Connection) -> Log:
         log = seals.newest_log(connection)
@@ -323,6 +338,8 @@ class Sealer:
                 if found is not None:
                     raise RollbackError(remembered=_said(found[1]), found="gone")
                 return None
+            if self._epoch(log.origin) is None:
+                raise SealError(f"the log is of {log.origin[:80]!r}; this signer signs for {self._given.log_name!r}")
             _check_edge(log, seals.tiles(connection, log.number, tiles.edge(log.size)))
             newest = seals.newest_checkpoint(connection, log.number)
             if found is None:

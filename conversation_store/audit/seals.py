@@ -101,13 +101,13 @@ class _Verification:
                 yield Fault("signature", NOBODY, pin.size - 1, "a signature by the key", f"{name} has none")
             pins[pin.origin].append((name, pin))
         rows = [each for each in seals.raw_logs(self.connection) if type(each[0]) is int]
-        previous: bytes | None = None
-        for number, origin, size, frontier in rows:
+        for n, (number, origin, size, frontier) in enumerate(rows, 1):
             name = origin.decode(errors="replace") if isinstance(origin, bytes) else repr(origin)[:80]
             log = _Log(self.connection, number, name, tuple(pins.pop(name, ())), self.keys)
             yield from log.faults(size, frontier)
-            yield from log.faults_of_origin(previous)
-            previous = origin if isinstance(origin, bytes) else b""
+            yield from log.faults_of_beginning(first=n == 1)
+            if n == len(rows):
+                yield from log.faults_of_cover()
         for name, waiting in pins.items():
             for which, pin in waiting:
                 yield Fault("pin", NOBODY, pin.size - 1, f"a log {name} ({which})", "none")
@@ -136,12 +136,12 @@ class _Log:
     keys: tuple[VerifyKey, ...]
     tree: Frontier = field(factory=Frontier)
     first: bytes | None = None
+    covered: int = 0
     _expected: dict[tiles.Place, bytes] = field(factory=dict)
     _open: dict[int, list[bytes]] = field(factory=lambda: defaultdict(list))
 
     def faults(self, size: object, frontier: object) -> Iterator[Fault]:
-        told = list(self._checkpoints())
-        sizes = {each.size for _, each in told} | {pin.size for _, pin in self.pins}
+        sizes = {*self._sizes(), *(pin.size for _, pin in self.pins)}
         roots = {0: merkle.EMPTY}
         for fault in self._seals():
             if isinstance(fault, Fault):
@@ -155,18 +155,27 @@ class _Log:
         yield from self._tiles()
         yield from self._judged(roots)
 
-    def faults_of_origin(self, previous: bytes | None) -> Iterator[Fault]:
-        """A log that is not the first goes on from a checkpoint of the one before; the first goes on from none."""
+    def faults_of_beginning(self, *, first: bool) -> Iterator[Fault]:
+        """The first log begins with a conversation; a later one with the checkpoint that it goes on from."""
         note = None if self.first is None else leaves.checkpoint_in(self.first)
-        if previous is None and note is None:
+        if first:
+            if note is not None:
+                yield Fault("log", NOBODY, 0, "the log that this one goes on from", "none")
             return
         try:
-            origin = "" if note is None else Checkpoint.read(Note.read(note).text).origin
-        except CodecError:
-            origin = ""
-        wanted = "" if previous is None else previous.decode(errors="replace")
-        if origin != wanted:
-            yield Fault("log", NOBODY, 0, f"a first leaf with a checkpoint of {wanted or 'no log'}", origin or "none")
+            given = Note.read(note or "")
+            Checkpoint.read(given.text)
+        except CodecError as error:
+            yield Fault("log", NOBODY, 0, "a first leaf with a checkpoint", str(error))
+            return
+        if self.keys and not is_signed(given, self.keys):
+            yield Fault("signature", NOBODY, 0, "a checkpoint signed by the key to go on from", "none that is right")
+
+    def faults_of_cover(self) -> Iterator[Fault]:
+        """The newest log is covered by a checkpoint; an older one may have been left without."""
+        if self.covered < self.tree.size:
+            wanted = "a signed checkpoint" if self.keys else "a checkpoint"
+            yield Fault("uncovered", NOBODY, self.covered, f"{wanted} of {self.tree.size} leaves", f"{self.covered}")
 
     # --- leaves ------------------------------------------------------------------------------------------------------
 
@@ -239,25 +248,20 @@ class _Log:
 
     # --- what was signed ---------------------------------------------------------------------------------------------
 
-    def _checkpoints(self) -> Iterator[tuple[Note, Checkpoint]]:
+    def _sizes(self) -> Iterator[int]:
         for _, note, *_ in seals.raw_checkpoints(self.connection, self.number):
             try:
-                read = Note.read(note)
-                yield read, Checkpoint.read(read.text)
-            except (CodecError, TypeError):
+                yield Checkpoint.read(Note.read(note if isinstance(note, bytes) else b"").text).size
+            except CodecError:
                 continue  # said by _judged, which looks at every row
 
     def _judged(self, roots: dict[int, bytes]) -> Iterator[Fault]:
-        covered = 0
         for row in seals.raw_checkpoints(self.connection, self.number):
             fault = self._checkpoint(row, roots)
             if fault is None:
-                covered = max(covered, row[0])
+                self.covered = max(self.covered, row[0])
             else:
                 yield fault
-        if covered < self.tree.size:
-            wanted = "a signed checkpoint" if self.keys else "a checkpoint"
-            yield Fault("uncovered", NOBODY, covered, f"{wanted} of {self.tree.size} leaves", f"one of {covered}")
         for name, pin in self.pins:
             found = roots.get(pin.size)
             if found != pin.root:
@@ -268,9 +272,9 @@ class _Log:
         size, given, at, published_to = row
         place = size - 1 if type(size) is int else -1
         try:
-            note = Note.read(given)
+            note = Note.read(given if isinstance(given, bytes) else b"")
             said = Checkpoint.read(note.text)
-        except (CodecError, TypeError, AttributeError) as error:
+        except CodecError as error:
             return Fault("checkpoint", NOBODY, place, "a checkpoint", str(error)[:80])
         if (said.origin, said.size) != (self.origin, size) or said.extensions:
             return Fault("checkpoint", NOBODY, place, f"{self.origin} of {size!r} leaves"[:80], repr(said.size)[:80])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import click
 
@@ -315,8 +315,16 @@ def fault_line(name: str, fault: Fault) -> str:
 @click.command("verify")
 @key_argument("which", metavar="[KEY|ID]", required=False)
 @database_options
-def verify(which: str | None, database: str, scope: str) -> int:
-    """Compute chains and commitments again, of one conversation or of all; exit code 1 where a fault is found."""
+@click.option("--key", metavar="KEY", multiple=True, help="The seals' verifier key (name+id+base64): all are signed.")
+@click.option("--pin", type=click.File("rb"), metavar="FILE", help="A checkpoint kept elsewhere: seals go on from it.")
+def verify(which: str | None, database: str, scope: str, key: tuple[str, ...], pin: BinaryIO | None) -> int:
+    """
+    Compute chains and commitments again, of one conversation or of all; exit code 1 where a fault is found.
+
+    Without a KEY or ID the database's seals are looked at too, those of all scopes.
+    """
+    if which is not None and (key or pin):
+        raise click.UsageError("seals are verified all at once: leave out the conversation")
     screen = Screen()
     conversations = entries = found = 0
     with to_read(database, scope) as store:
@@ -332,6 +340,9 @@ def verify(which: str | None, database: str, scope: str) -> int:
             for fault in conversation.verify():
                 found += 1
                 screen.line((fault_line(name, fault), "red"))
+        for fault in store.verify_seals(key=key, pin=None if pin is None else pin.read()) if which is None else ():
+            found += 1
+            screen.line((fault_line("the seals", fault), "red"))
     result = ("no fault", "green") if not found else (counted(found, "fault"), "bold red")
     screen.line(f"{counted(conversations, 'conversation')}, {entries:,} entries: ", result)
     return Code.FINDING if found else Code.DONE
