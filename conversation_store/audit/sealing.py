@@ -228,7 +228,15 @@ class Sealer:
         with self._given.memory.held(wait=wait) as alone:
             yield alone
 
-    def _seal(self, *, until: float = float("inf"), quiet: bool = False, epoch: bool = False) -> Seal:
+    def _seal(self, **asked: Any) -> Seal:
+        try:
+            return self._sealed(**asked)
+        except (TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, ConversationStoreError):
+                raise
+            raise SealError(f"the log of seals is damaged: {error}; verify says where") from error
+
+    def _sealed(self, *, until: float = float("inf"), quiet: bool = False, epoch: bool = False) -> Seal:
         self._due.begin()
         self._trusted(epoch=epoch)  # so that nothing is added to a log that will not be signed
         added = 0

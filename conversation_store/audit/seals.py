@@ -100,7 +100,10 @@ class _Verification:
             if self.keys and not is_signed(note, self.keys):
                 yield Fault("signature", NOBODY, pin.size - 1, "a signature by the key", f"{name} has none")
             pins[pin.origin].append((name, pin))
-        rows = [each for each in seals.raw_logs(self.connection) if type(each[0]) is int]
+        found = seals.raw_logs(self.connection)
+        rows = [each for each in found if type(each[0]) is int]
+        if len(rows) < len(found):
+            yield Fault("log", NOBODY, -1, "logs with numbers", f"{len(found) - len(rows)} without")
         for n, (number, origin, size, frontier) in enumerate(rows, 1):
             name = origin.decode(errors="replace") if isinstance(origin, bytes) else repr(origin)[:80]
             log = _Log(self.connection, number, name, tuple(pins.pop(name, ())), self.keys)

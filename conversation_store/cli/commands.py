@@ -67,7 +67,8 @@ class Commands(click.Group):
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 a finding (check, verify, seal, db check, demo, replay, import, models --refresh), "
-    "2 usage or configuration, 3 not found, 4 database or record, 5 API, 130 interrupted, 141 the output's reader went away.",
+    "2 usage or configuration, 3 not found, 4 database or record, 5 API, 130 interrupted, 141 the output's reader "
+    "went away.",
 )
 @click.version_option(VERSION, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def commands() -> None:

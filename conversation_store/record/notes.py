@@ -181,13 +181,14 @@ class Checkpoint:
         Raises:
             CodecError: It is no checkpoint.
         """
-        origin, *rest = lines = text.split("\n")[:-1]
-        if len(lines) < 3 or not all(lines):  # noqa: PLR2004 - origin, size, root
+        lines = text.removesuffix("\n").split("\n")
+        if len(lines) < 3 or not all(lines) or not text.endswith("\n"):  # noqa: PLR2004 - origin, size, root
             raise CodecError("a checkpoint is an origin, a size and a root")
-        root = decoded(rest[1])
+        origin, size, encoded_root, *extensions = lines
+        root = decoded(encoded_root)
         if len(root) != HASH:
             raise CodecError("a root has 32 bytes")
-        return cls(origin=origin, size=number(rest[0]), root=root, extensions=tuple(rest[2:]))
+        return cls(origin=origin, size=number(size), root=root, extensions=tuple(extensions))
 
 
 @frozen(kw_only=True)
