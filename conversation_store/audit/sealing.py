@@ -231,7 +231,7 @@ class Sealer:
     def _seal(self, **asked: Any) -> Seal:
         try:
             return self._sealed(**asked)
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, ArithmeticError) as error:
             if isinstance(error, ConversationStoreError):
                 raise
             raise SealError(f"the log of seals is damaged: {error}; verify says where") from error

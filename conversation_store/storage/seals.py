@@ -15,6 +15,7 @@ from attrs import frozen
 from sqlalchemy import Connection, Executable, bindparam, func, insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
+from conversation_store.errors import SealError
 from conversation_store.record import merkle
 from conversation_store.record.seals import Sealed
 from conversation_store.record.tiles import Place
@@ -27,6 +28,8 @@ from conversation_store.storage.tables import (
     conversation_seal,
     conversation_tile,
 )
+
+_DAMAGED: Final = "the log of seals is damaged: a column holds what nobody sealed; verify says where"
 
 
 @frozen
@@ -112,9 +115,23 @@ def newest_log(connection: Connection) -> Log | None:
     found = connection.execute(select(conversation_log).order_by(conversation_log.c.log.desc()).limit(1)).first()
     if found is None:
         return None
-    frontier = bytes(found.frontier)
+    frontier = _bytes(found.frontier)
     peaks = tuple(frontier[start : start + merkle.HASH] for start in range(0, len(frontier), merkle.HASH))
-    return Log(found.log, bytes(found.origin).decode(errors="replace"), found.size, peaks)
+    return Log(_number(found.log), _bytes(found.origin).decode(errors="replace"), _number(found.size), peaks)
+
+
+def _bytes(value: object) -> bytes:
+    """Take bytes as they are stored; SealError for anything else."""
+    if not isinstance(value, bytes | memoryview):
+        raise SealError(_DAMAGED)
+    return bytes(value)
+
+
+def _number(value: object) -> int:
+    """Take a number from 0 on; SealError for anything else."""
+    if not isinstance(value, int) or value < 0:
+        raise SealError(_DAMAGED)
+    return value
 
 
 def put_log(connection: Connection, log: Log) -> None:
@@ -194,14 +211,14 @@ def tiles(connection: Connection, log: int, places: Sequence[Place]) -> dict[Pla
     tile = conversation_tile.c
     wanted = tuple_(tile.level, tile.number).in_([tuple(each) for each in places])
     found = connection.execute(select(tile.level, tile.number, tile.hashes).where(tile.log == log, wanted))
-    return {(each.level, each.number): bytes(each.hashes) for each in found}
+    return {(each.level, each.number): _bytes(each.hashes) for each in found}
 
 
 def leaf_at(connection: Connection, log: int, number: int) -> bytes | None:
     """Read the bytes of one leaf; None where there is none."""
     seal = conversation_seal.c
     found = connection.execute(select(seal.leaf).where(seal.log == log, seal.number == number)).scalar()
-    return None if found is None else bytes(found)
+    return None if found is None else _bytes(found)
 
 
 def newest_seal(connection: Connection, log: int, of: UUID, size: int) -> tuple[int, bytes] | None:
@@ -214,14 +231,16 @@ def newest_seal(connection: Connection, log: int, of: UUID, size: int) -> tuple[
         .limit(1)
     )
     found = connection.execute(statement).first()
-    return None if found is None else (found.number, bytes(found.leaf))
+    return None if found is None else (_number(found.number), _bytes(found.leaf))
 
 
 def newest_checkpoint(connection: Connection, log: int) -> Kept | None:
     """Read the newest checkpoint of a log; None where none was signed."""
     row = conversation_checkpoint
     found = connection.execute(select(row).where(row.c.log == log).order_by(row.c.size.desc()).limit(1)).first()
-    return None if found is None else Kept(found.size, bytes(found.note), found.at, bytes(found.published_to))
+    if found is None:
+        return None
+    return Kept(_number(found.size), _bytes(found.note), _number(found.at), _bytes(found.published_to))
 
 
 def put_checkpoint(connection: Connection, log: int, kept: Kept) -> bool:
@@ -291,8 +310,8 @@ def raw_tiles(connection: Connection, log: object, level: int, page: int) -> Ite
 def raw_tiles_elsewhere(connection: Connection, log: object, levels: int) -> int:
     """Count the tiles of a log that are on none of its levels."""
     tile = conversation_tile.c
-    among = tile.level.in_(range(levels))
-    statement = select(func.count()).select_from(conversation_tile).where(tile.log == bindparam("of"), ~among)
+    elsewhere = tile.level.not_in(range(levels)) | tile.level.is_(None)
+    statement = select(func.count()).select_from(conversation_tile).where(tile.log == bindparam("of"), elsewhere)
     return int(_as_it_lies(connection, statement, {"of": log})[0][0])
 
 
@@ -307,7 +326,7 @@ def raw_orphans(connection: Connection, logs: Sequence[int]) -> list[Any]:
     """Name the tables that hold rows of a log that is not there, and one of those logs each."""
     found = []
     for table in (conversation_seal, conversation_tile, conversation_checkpoint):
-        statement = select(table.c.log).where(table.c.log.not_in(logs)).limit(1)
+        statement = select(table.c.log).where(table.c.log.not_in(logs) | table.c.log.is_(None)).limit(1)
         found += [(table.name, each[0]) for each in _as_it_lies(connection, statement)]
     return found
 

@@ -272,7 +272,7 @@ def test_a_missing_or_short_tile_is_no_other_hash() -> None:
 
 
 def test_a_proof_reads_three_tiles_of_a_million_leaves() -> None:
-    """With the frontier at hand, the tiles on a leaf's own path are enough; without it, those at the edge are read too."""
+    """With the frontier at hand, the tiles on a leaf's own path are enough; else those at the edge are read too."""
     size = 1_000_000
     frontier = dict.fromkeys(merkle.perfect((0, size)), bytes(32))
     for index in (0, 1, 255, 65_536, 500_000, 983_039, 983_040, 999_935, 999_936, size - 1):
