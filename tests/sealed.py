@@ -21,7 +21,7 @@ from conversation_store.storage.tables import metadata
 
 SETTINGS: Final[Mapping[str, Any]] = {"model": "claude-sonnet-5-5", "max_tokens": 64}
 NAME: Final = "example.com/bot"
-KEY: Final = SigningKey.generate(NAME)
+KEY: Final = SigningKey(NAME, bytes(range(32)))
 VERIFIER: Final = str(KEY.verifier)
 TABLES: Final = ("conversation_log", "conversation_seal", "conversation_tile", "conversation_checkpoint")
 

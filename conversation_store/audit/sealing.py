@@ -122,7 +122,7 @@ class _Due:
     every: int
     older_than: float
     appended: int = 0
-    since: float = field(factory=time.monotonic)
+    since: float = 0.0
 
     def counted(self) -> bool:
         """Count an append, and say whether it is time; then counting begins anew."""
@@ -133,6 +133,7 @@ class _Due:
         return True
 
     def begin(self) -> None:
+        """Begin to count anew."""
         self.appended, self.since = 0, time.monotonic()
 
 
@@ -143,6 +144,7 @@ class Sealer:
         self._database = database
         self._given = given
         self._due = _Due(given.every, given.older_than)
+        self._due.begin()
         self._turn = threading.Lock()
         self._refused: SealError | None = None
 

@@ -425,11 +425,10 @@ def test_rows_of_no_log_are_found(scene: Scene) -> None:
 def test_leaves_that_no_checkpoint_covers_are_told(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A seal that broke off before it was signed is told as that, and the next seal makes it good."""
     scene.sealed.say("a", "one more")
-    with scene.sealed.store() as store, monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, scene.sealed.store() as store:
         patch.setattr(SigningKey, "sign", lambda *_: (_ for _ in ()).throw(ConfigurationError("gone")))
         with pytest.raises(ConfigurationError):
             store.seal()
-        patch.setattr(store._sealer, "close", lambda: None)
     [fault] = scene.sealed.verify(key=VERIFIER)
     assert (fault.code, fault.conversation, fault.position) == ("uncovered", NOBODY, 5)
     scene.sealed.seal()
