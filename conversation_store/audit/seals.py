@@ -293,9 +293,9 @@ class _Log:
 
 def _rewritten(conversation: object, length: object, digest: object) -> bytes | None:
     """Write the leaf that a conversation of this length and digest would have; None where these are none."""
-    if not isinstance(conversation, bytes) or len(conversation) != _ID or not isinstance(length, int):
+    if not isinstance(conversation, bytes) or not isinstance(length, int) or not isinstance(digest, bytes):
         return None
-    return Sealed(UUID(bytes=conversation), length, digest).leaf if isinstance(digest, bytes) else None
+    return leaves.leaf_of(conversation, length, digest)
 
 
 def _is_names(published_to: object) -> bool:

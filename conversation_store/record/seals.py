@@ -35,14 +35,13 @@ class Sealed:
     @property
     def leaf(self) -> bytes:
         """The bytes of the leaf."""
-        return canonical.header(
-            {
-                "conversation": self.conversation.hex,
-                "digest": self.digest.hex(),
-                "length": self.length,
-                "v": _VERSION,
-            }
-        )
+        return leaf_of(self.conversation.bytes, self.length, self.digest)
+
+
+def leaf_of(conversation: bytes, length: int, digest: bytes) -> bytes:
+    """Write the leaf of a conversation, given by its 16 bytes: as ``canonical.header`` would, many times as fast."""
+    said = f'{{"conversation":"{conversation.hex()}","digest":"{digest.hex()}","length":{length:d},"v":{_VERSION}}}'
+    return said.encode()
 
 
 def read(leaf: bytes) -> Sealed | None:

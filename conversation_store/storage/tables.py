@@ -293,7 +293,7 @@ conversation_seal: Final = Table(
     Column("length", BigInteger, nullable=False, comment="entries it had; 0 where there is no conversation"),
     Column("leaf", _bytes(), nullable=False, comment="the bytes that are hashed"),
     PrimaryKeyConstraint("log", "number"),
-    Index(None, "conversation", "length"),
+    Index(None, "log", "conversation", "length"),
     sqlite_with_rowid=False,
 )
 

@@ -64,7 +64,10 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index(
-        op.f("ix_conversation_seal_conversation_length"), "conversation_seal", ["conversation", "length"], unique=False
+        op.f("ix_conversation_seal_log_conversation_length"),
+        "conversation_seal",
+        ["log", "conversation", "length"],
+        unique=False,
     )
     op.create_table(
         "conversation_tile",
