@@ -54,6 +54,7 @@ def test_every_python_block_runs_as_printed(
     assert "1 1" in printed
     assert "['Wetland ants']" in printed
     assert "all that the exchange before had written was read" in printed
+    assert "True" in printed
     assert any(line.startswith("changed system ") for line in printed)
     assert "C" in printed
     assert "The answer is (C" in printed
