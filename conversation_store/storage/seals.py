@@ -288,10 +288,14 @@ def raw_seals(connection: Connection, log: object, page: int) -> Iterator[Any]:
         number, conversation, length, leaf, digest; the last None where the conversation has no such entry.
     """
     seal, entry = conversation_seal.c, conversation_entry.c
-    last = (entry.conversation == seal.conversation) & (entry.position == seal.length - 1)
+    # Looked up row by row: a planner without statistics would read every entry again for each page of a join.
+    digest = (
+        select(entry.digest)
+        .where(entry.conversation == seal.conversation, entry.position == seal.length - 1)
+        .scalar_subquery()
+    )
     statement = (
-        select(seal.number, seal.conversation, seal.length, seal.leaf, entry.digest)
-        .select_from(conversation_seal.outerjoin(conversation_entry, last))
+        select(seal.number, seal.conversation, seal.length, seal.leaf, digest)
         .where(seal.log == bindparam("of"))
         .order_by(seal.number)
     )
