@@ -28,7 +28,14 @@ from sqlalchemy import Connection
 from conversation_store.audit.anchors import Anchor, name_of
 from conversation_store.audit.keys import SigningKey
 from conversation_store.audit.memory import Memory
-from conversation_store.errors import CodecError, ConfigurationError, ConversationStoreError, RollbackError, SealError
+from conversation_store.errors import (
+    CodecError,
+    ConfigurationError,
+    ConversationStoreError,
+    DatabaseError,
+    RollbackError,
+    SealError,
+)
 from conversation_store.record import canonical, merkle, notes, tiles
 from conversation_store.record import seals as leaves
 from conversation_store.record.notes import Checkpoint, Note
@@ -41,6 +48,9 @@ logger: Final = logging.getLogger("conversation_store")
 
 BATCH: Final = 500
 """Heads sealed in one transaction: an append to one of them waits for no more than that."""
+
+_RACES: Final = 1000
+"""Races lost to other sealers after which one gives up."""
 
 PATIENCE: Final = 0.25
 """Seconds for which batches are sealed after an append; what is left is sealed after later ones."""
@@ -212,7 +222,7 @@ class Sealer:
 
         Raises:
             ConfigurationError: What is given is no checkpoint.
-            SealError: There is no log yet, so none to go on from.
+            SealError: No checkpoint is known, so there is none to go on from.
         """
         with self._turn, self._alone():
             remembered = self.remembered
@@ -252,10 +262,11 @@ class Sealer:
 
     def _written(self, work: Callable[[Connection], int]) -> int:
         """Run a transaction until no other sealer is faster."""
-        while True:
+        for _ in range(_RACES):
             done: int | None = self._database.write(work)
             if done is not None:
                 return done
+        raise DatabaseError("lost a race", "other sealers were faster for too long; try again")
 
     # --- the log -----------------------------------------------------------------------------------------------------
 
@@ -279,21 +290,20 @@ class Sealer:
 
     def _begin_epoch(self, connection: Connection, trusted: str | None, remembered: str | None) -> int:
         log = seals.newest_log(connection)
-        if log is None:
-            raise SealError("there is no log of seals to go on from; seal without a new epoch")
-        newest = seals.newest_checkpoint(connection, log.number)
+        newest = None if log is None else seals.newest_checkpoint(connection, log.number)
         last = trusted or remembered or (None if newest is None else newest.note.decode(errors="replace"))
         if last is None:
             raise SealError("no checkpoint is known to go on from; give the last one that is trusted")
-        if leaves.checkpoint_in(seals.leaf_at(connection, log.number, 0) or b"") == last:
+        if log is not None and leaves.checkpoint_in(seals.leaf_at(connection, log.number, 0) or b"") == last:
             return 0  # begun before, and broken off before it was remembered
         try:
             origin = Checkpoint.read(Note.read(last).text).origin
         except CodecError as error:
             raise ConfigurationError(f"the trusted checkpoint is none: {error}") from None
         # Counted from the last one that was signed: the backup may be older than the log before.
-        number = 1 + max(self._epoch(origin) or 1, self._epoch(log.origin) or 1)
-        fresh = Log(log.number + 1, f"{self._given.log_name}/{number}")
+        known = [origin] if log is None else [origin, log.origin]
+        number = 1 + max(self._epoch(each) or 1 for each in known)
+        fresh = Log(1 if log is None else log.number + 1, f"{self._given.log_name}/{number}")
         seals.put_log(connection, fresh)
         self._extend(connection, fresh, [Leaf(leaves.epoch(last))])
         seals.unmark_all(connection)

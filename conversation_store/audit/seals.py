@@ -159,11 +159,9 @@ class _Log:
         yield from self._judged(roots)
 
     def faults_of_beginning(self, *, first: bool) -> Iterator[Fault]:
-        """The first log begins with a conversation; a later one with the checkpoint that it goes on from."""
+        """A log that is not the first begins with the checkpoint that it goes on from; the first one may."""
         note = None if self.first is None else leaves.checkpoint_in(self.first)
-        if first:
-            if note is not None:
-                yield Fault("log", NOBODY, 0, "the log that this one goes on from", "none")
+        if first and note is None:
             return
         try:
             given = Note.read(note or "")

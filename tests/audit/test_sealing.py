@@ -398,9 +398,24 @@ def test_a_trusted_checkpoint_can_be_given(kept: Sealed) -> None:
 
 
 def test_there_is_no_epoch_before_the_first_log(kept: Sealed) -> None:
-    """Without a log there is nothing to go on from."""
-    with pytest.raises(SealError, match="no log"), kept.store() as store:
+    """Where nothing was ever signed there is nothing to go on from."""
+    with kept.store() as store, pytest.raises(SealError, match="no checkpoint"):
         store.seal(new_epoch=True)
+
+
+def test_a_backup_from_before_the_first_seal_can_be_gone_on_with(kept: Sealed) -> None:
+    """A database that knows nothing of seals begins a log that goes on from what the memory holds."""
+    kept.say("a", "one")
+    backup = kept.backup()
+    last = kept.seal()
+    kept.restore(backup)
+    with pytest.raises(RollbackError, match="gone"), kept.store() as store:
+        store.seal()
+    with kept.store() as store:
+        found = store.seal(new_epoch=True)
+    assert (found.origin, found.size) == (f"{NAME}/2", 2)
+    assert kept.verify(key=VERIFIER, pin=found.note) == []
+    assert [fault.code for fault in kept.verify(key=VERIFIER, pin=last)] == ["pin"]
 
 
 # --- several at once ---------------------------------------------------------------------------------------------
