@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from conversation_store.api.rules import Finding
     from conversation_store.audit.faults import Fault
     from conversation_store.audit.responses import Response
+    from conversation_store.audit.sealing import Seal, Seals
     from conversation_store.audit.timeline import TimelineEntry
     from conversation_store.audit.verify import Checkpoint, Findings
     from conversation_store.conversation import Conversation
@@ -73,6 +74,8 @@ __all__ = [
     "Reply",
     "Request",
     "Response",
+    "Seal",
+    "Seals",
     "State",
     "Store",
     "Taken",
@@ -96,6 +99,7 @@ _HOMES: Final = {
     "api.rules": ("Finding",),
     "audit.faults": ("Fault",),
     "audit.responses": ("Response",),
+    "audit.sealing": ("Seal", "Seals"),
     "audit.timeline": ("TimelineEntry",),
     "audit.verify": ("Checkpoint", "Findings"),
     "conversation": ("Conversation",),

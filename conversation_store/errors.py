@@ -20,6 +20,8 @@ ConversationStoreError
 │   ├── NotSavedError          there is an answer and it could not be saved; .pending keeps it
 │   ├── TransferError          lines to import were not taken; .faults, .taken
 │   ├── LineError              one of them; .line
+│   ├── SealError              the log of seals cannot be gone on with, or proves nothing
+│   │   └── RollbackError      the database is older than what was signed; .remembered .found
 │   ├── SchemaMismatchError    the database has another schema than this release; .command
 │   └── DatabaseError          the database refused; .reason
 └── APIError                   .request_id .retry_after .error_code .attempts
@@ -321,6 +323,37 @@ class LineError(StoreError):
 
     def __str__(self) -> str:
         return f"line {self.line}: {self.message}"
+
+
+@define
+class SealError(StoreError):
+    """The log of seals is damaged, or does not hold what a proof is asked for. Nothing was signed."""
+
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@define
+class RollbackError(SealError):
+    """
+    The database is not what was signed before: an old backup, or other seals. Nothing was signed.
+
+    Attributes:
+        remembered: What the signer remembers: origin, size and root.
+        found: What the database has now, in the same words.
+    """
+
+    message: str = field(init=False, default="")
+    remembered: str
+    found: str
+
+    def __str__(self) -> str:
+        return (
+            f"the log of seals was {self.remembered} when it was signed last, and is {self.found} now: a restored "
+            "backup, or a forgery; where the backup is wanted, go on with: conversation-store seal --new-epoch"
+        )
 
 
 @define

@@ -682,6 +682,7 @@ class History:
         """
         self.database.write(work, partial(log.is_there_or_none, commit=commit))
         self._advance(commit, uses or {})
+        self.database.appended()
 
     def was_written(self, commit: Commit) -> bool:
         """Say whether an append whose commit was in doubt is in the log, and go on from there if it is."""

@@ -22,9 +22,20 @@ from conversation_store.api import models as model_data
 from conversation_store.api.client import Client
 from conversation_store.api.models import Models
 from conversation_store.api.request import Settings
+from conversation_store.audit.faults import Fault
+from conversation_store.audit.keys import VerifyKey, verify_keys
+from conversation_store.audit.sealing import Seal, Sealer, Seals
+from conversation_store.audit.seals import prove, verify_seals
 from conversation_store.audit.verify import Checkpoint, Findings, verify
 from conversation_store.conversation import Conversation
-from conversation_store.errors import ContentError, DatabaseError, LineError, NotFoundError, TransferError
+from conversation_store.errors import (
+    ConfigurationError,
+    ContentError,
+    DatabaseError,
+    LineError,
+    NotFoundError,
+    TransferError,
+)
 from conversation_store.formats import messages
 from conversation_store.history import OnUnlisted, Options, settings_draft
 from conversation_store.imports import Imported, Source, Terms
@@ -40,6 +51,9 @@ from conversation_store.storage.tables import KEY_BYTES, SCOPE_BYTES
 from conversation_store.transfer import Export, Taken
 
 logger: Final = logging.getLogger("conversation_store")
+
+VerifyKeys: TypeAlias = str | VerifyKey | Sequence[str | VerifyKey] | None
+"""A verifier key as its text or read, or several; None for no signature."""
 
 Syntax: TypeAlias = Literal["phrase", "query"]
 
@@ -138,6 +152,7 @@ class Store:
         keep_raw: bool = False,
         models: Models | None = None,
         on_unlisted: OnUnlisted = "warn",
+        seal: Seals | None = None,
     ) -> None:
         """
         Open a store.
@@ -154,6 +169,7 @@ class Store:
                 ``load().with_model({…})`` of ``conversation_store.api.models`` adds or corrects an entry.
             on_unlisted: What to do where nothing is known of a model: ``warn`` says so and goes on; ``error``
                 refuses it before anything is written.
+            seal: How this store seals the database's conversations, of all scopes; without it, it does not.
 
         Raises:
             SchemaMismatchError: The tables are not those of this release; it names the command to run.
@@ -173,6 +189,9 @@ class Store:
         except BaseException:
             self._database.close()
             raise
+        self._sealer = None if seal is None else Sealer(self._database, seal)
+        if self._sealer is not None:
+            self._database.on_append = self._sealer.after_append
 
     def __repr__(self) -> str:
         scope = f", scope={self.scope!r}" if self.scope else ""
@@ -187,8 +206,19 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Let go of the database; a host's engine and the client stay open."""
-        self._database.close()
+        """
+        Seal what is not sealed yet, where this store seals, and let go of the database.
+
+        A host's engine and the client stay open.
+
+        Raises:
+            SealError, RollbackError: As ``seal``; the database is let go of all the same.
+        """
+        try:
+            if self._sealer is not None:
+                self._sealer.close()
+        finally:
+            self._database.close()
 
     def open(self, key: str | None = None, *, on_unlisted: Any = None, **settings: Any) -> Conversation:
         """
@@ -419,10 +449,12 @@ class Store:
         *,
         structure: bool = False,
         since: Checkpoint | None = None,
+        key: VerifyKeys = None,
+        pin: str | bytes | None = None,
         progress: Callable[[int, int], None] = lambda _done, _all: None,
     ) -> Findings:
         """
-        Verify every conversation of this scope; all is read once, in the order of the logs.
+        Verify every conversation of this scope, read once in the order of the logs, and all seals of the database.
 
         The chains and every commitment are computed again from the stored bytes, the body of every request is made
         again and proved, forks are held against their parents, and what the logs tell against the tables that are
@@ -433,17 +465,69 @@ class Store:
             structure: Only what the chains go by: order, kinds, times and headers, and no content.
             since: Only what came after this, and that what was there then is still what the logs go on from. It is
                 the ``checkpoint`` of an earlier verification, kept where nobody who can write the database can.
+            key: The verifier key of the seals, or several: every checkpoint of theirs must be signed, and one must
+                be there. With *since* seals are looked at only where a key or a pin is given.
+            pin: A checkpoint of the seals that was kept elsewhere: their log must go on from it.
             progress: Is told how many entries of about how many were looked at.
 
         Returns:
             What is wrong, as data, by conversation; empty where nothing is. Its ``checkpoint`` is where the
-            conversations stand. Never raises on what a hostile hand wrote.
+            conversations stand. Never raises on what a hostile hand wrote. In a fault of the log of seals the
+            conversation is ``UUID(int=0)``, and the position that of a leaf; its codes are told by
+            ``audit.seals.verify_seals``.
 
         Raises:
             DatabaseError: The database cannot be read.
             ContentError: The checkpoint is another scope's.
+            ConfigurationError: A key is none, or the extra ``seal`` is not installed.
         """
-        return verify(self._database, self.scope, structure=structure, since=since, progress=progress)
+        found = verify(self._database, self.scope, structure=structure, since=since, progress=progress)
+        if since is None or key or pin:
+            found += self.verify_seals(key=key, pin=pin)
+        return found
+
+    def verify_seals(self, *, key: VerifyKeys = None, pin: str | bytes | None = None) -> Sequence[Fault]:
+        """
+        Verify the seals of the database alone, of all scopes: that each is what its conversation was then.
+
+        Arguments, result and errors as ``verify``. A store that seals looks into its signer's memory too.
+        """
+        remembered = None if self._sealer is None else self._sealer.remembered
+        return verify_seals(self._database, keys=verify_keys(key), pin=pin, remembered=remembered)
+
+    def seal(self, *, new_epoch: bool = False, trusted: str | None = None) -> Seal:
+        """
+        Seal every conversation of the database that has grown, of all scopes; sign, publish and remember it.
+
+        Where there is nothing new and the last checkpoint is older than ``older_than``, that is sealed: silence is
+        evidence too.
+
+        Args:
+            new_epoch: After a backup was restored on purpose: begin a new log, with another origin, whose first
+                leaf is the last trusted checkpoint of the old one.
+            trusted: That checkpoint, where the signer's memory does not have it.
+
+        Raises:
+            ConfigurationError: This store was opened without ``seal``; or the memory or the key cannot be used.
+            RollbackError: The database is not what was signed last; nothing was signed.
+            SealError: The log of seals is damaged.
+        """
+        if self._sealer is None:
+            raise ConfigurationError("this store does not seal: Store(…, seal=Seals(key=…, memory=…))")
+        return self._sealer.begin_epoch(trusted) if new_epoch else self._sealer.seal()
+
+    def prove(self, which: str | UUID) -> str:
+        """
+        Prove what a conversation was at its newest seal, to whoever has the verifier key and nothing else.
+
+        Returns:
+            A C2SP tlog-proof, as text; ``proven`` of ``conversation_store.audit.seals`` checks it.
+
+        Raises:
+            NotFoundError: There is no such conversation in this scope.
+            SealError: It was not sealed yet.
+        """
+        return prove(self._database, self.get(which).id)
 
     def export(self, *which: str | UUID) -> Export:
         """
@@ -580,6 +664,7 @@ class Store:
         made = self._database.write(
             partial(log.create, commit=commit, key=key), partial(log.is_there_or_none, commit=commit)
         )
+        self._database.appended()
         kept = self._find(new if made else key or new)
         if kept is None:
             raise NotFoundError(str(new))

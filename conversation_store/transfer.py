@@ -611,6 +611,7 @@ class _Reader:
             # Whoever was at it is not here: it reads as unknown, and recover() takes it over.
             now.head = evolve(now.head, token=identity.new_token())
         added = self.database.write(partial(_write, scope=self.scope, now=now))
+        self.database.appended()
         with self.database.read() as connection:
             kept = log.find(connection, self.scope, now.begun.conversation)
         if kept is None:

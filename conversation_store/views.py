@@ -135,6 +135,7 @@ def fork(history: History, at: Place | None, key: str | None) -> UUID | None:
         partial(log.create, commit=commit, key=key, forked_from=history.id),
         partial(log.is_there_or_none, commit=commit),
     )
+    history.database.appended()
     return new if made else None
 
 

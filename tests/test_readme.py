@@ -60,6 +60,7 @@ def test_every_python_block_runs_as_printed(
         "'[2].reasoning_content: it has no place in the Messages API']" in printed
     )
     assert "all that the exchange before had written was read" in printed
+    assert "True" in printed
     assert any(line.startswith("changed system ") for line in printed)
     assert "C" in printed
     assert "The answer is (C" in printed

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import metadata
@@ -800,6 +801,58 @@ def _checked_base(url: str) -> str:
     if parts.scheme == "http" and not _is_loopback(host):
         raise ConfigurationError(f"base_url: {host} must be spoken to with https, or the key travels openly")
     return url.rstrip("/")
+
+
+def check_address(url: str) -> None:
+    """
+    Make sure that an address can be spoken to: https, or http on this computer; no user, password or fragment.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        parts, host = urlsplit(""), None
+    if not host or parts.scheme not in {"https", "http"} or not _token.fullmatch(url) or parts.fragment:
+        raise ConfigurationError("no address: give one like https://example.org/checkpoint")
+    if parts.username is not None or parts.password is not None:
+        raise ConfigurationError("an address holds no user and no password; give a header")
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise ConfigurationError(f"{host} must be spoken to with https")
+
+
+def put(url: str, data: bytes, *, media_type: str, headers: Mapping[str, str], timeout: float) -> None:
+    """
+    Put bytes at an address, once: no redirect is followed, no cookie, netrc, proxy or environment setting is used.
+
+    Args:
+        url: As ``check_address`` takes it; it may have a query.
+        data: What is put there.
+        media_type: Of the data.
+        headers: Further ones, for the host to know us by.
+        timeout: Seconds for all of it.
+
+    Raises:
+        ConfigurationError: The address cannot be spoken to.
+        APIError: It was not taken; the message names no address.
+    """
+    check_address(url)
+    given = {"User-Agent": _user_agent(), **headers, "Content-Type": media_type}
+    before, current.line = current.line, Line(time.monotonic() + timeout, time.monotonic)
+    adapter = Adapter()
+    try:
+        request = Request("PUT", url, headers=given, data=data).prepare()
+        answer = adapter.send(request, stream=True, timeout=timeout)
+        answer.close()
+    except (RequestException, HTTPError, OSError, ValueError) as error:
+        raise NoAnswerError(cause(error)) from None
+    finally:
+        current.line = before
+        adapter.close()
+    if not 200 <= answer.status_code < 300:  # noqa: PLR2004 - success, as HTTP counts it
+        raise StatusError(f"HTTP {answer.status_code}", status=answer.status_code)
 
 
 def _is_loopback(host: str) -> bool:

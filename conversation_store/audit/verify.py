@@ -383,9 +383,10 @@ class _Verifying:
         for name, value in found.told.items():
             if value is not ANYTHING and (told[name] != value or type(told[name]) is not type(value)):
                 self._say("row", of, -1, f"{name} {shown(value)}", told[name])
-        for name in ("indexed_length", "sealed_length"):
-            if type(told[name]) is not int or not 0 <= told[name] <= found.length:
-                self._say("row", of, -1, f"{name} of at most {found.length}", told[name])
+        if type(told["indexed_length"]) is not int or not 0 <= told["indexed_length"] <= found.length:
+            self._say("row", of, -1, f"indexed_length of at most {found.length}", told["indexed_length"])
+        if type(told["sealed_length"]) is not int:  # the rest of it is the seals' matter
+            self._say("row", of, -1, "sealed_length of type int", told["sealed_length"])
         pending = told["pending_position"] != -1
         token = told["pending_token"]
         if type(token) is not bytes or len(token) != len(NO_TOKEN) or (token != NO_TOKEN) != pending:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, BinaryIO, Final
 from uuid import UUID
 
 import click
@@ -45,14 +45,14 @@ def _known(path: str | None) -> Checkpoint | None:
 
 def _name(store: Store, of: UUID) -> str:
     if of == NOBODY:
-        return "no conversation"
+        return "of no conversation"
     try:
         return name_of(store.get(of))
     except (NotFoundError, ValueError, TypeError, AttributeError):
         return str(of)  # there is none, or its row cannot be read
 
 
-def _verified(store: Store, which: str | None, since: Checkpoint | None, *, structure: bool) -> Findings:
+def _verified(store: Store, which: str | None, since: Checkpoint | None, **how: Any) -> Findings:
     begun = time.monotonic()
     with Progress() as progress:
 
@@ -61,8 +61,8 @@ def _verified(store: Store, which: str | None, since: Checkpoint | None, *, stru
                 progress.show(bar(done, all_))
 
         if which is not None:
-            return find(store, which).verify(structure=structure, since=since)
-        return store.verify(structure=structure, since=since, progress=show)
+            return find(store, which).verify(structure=how["structure"], since=since)
+        return store.verify(since=since, progress=show, **how)
 
 
 @click.command("verify")
@@ -70,21 +70,35 @@ def _verified(store: Store, which: str | None, since: Checkpoint | None, *, stru
 @click.option("--structure", is_flag=True, help="Only what the chains go by: order, kinds, times, headers; no content.")
 @click.option("--since", metavar="FILE", help="Only what came after this checkpoint, and that it still holds.")
 @click.option("--checkpoint", metavar="FILE", help="Write where the conversations stand now; keep it elsewhere.")
+@click.option("--key", metavar="KEY", multiple=True, help="The seals' verifier key (name+id+base64): all are signed.")
+@click.option("--pin", type=click.File("rb"), metavar="FILE", help="A checkpoint of the seals kept elsewhere.")
 @database_options
-def verify(  # noqa: PLR0917 - click names them all
-    which: str | None, structure: bool, since: str | None, checkpoint: str | None, database: str, scope: str
+def verify(
+    which: str | None,
+    since: str | None,
+    checkpoint: str | None,
+    key: tuple[str, ...],
+    pin: BinaryIO | None,
+    *,
+    structure: bool,
+    database: str,
+    scope: str,
 ) -> int:
     """
     Compute chains and commitments again, make every request's body again, and hold all tables against the logs.
 
     Of one conversation or of all; exit code 1 where a fault is found. A checkpoint kept where nobody who can write
-    the database can also shows what chains alone cannot: tails cut off, conversations deleted, backups restored.
+    the database can also shows what chains alone cannot: tails cut off, conversations deleted, backups restored. So do
+    seals, which are looked at without KEY|ID; those of the whole database, of all scopes.
     """
+    if which is not None and (key or pin):
+        raise click.UsageError("seals are verified all at once: leave KEY|ID out")
     if which is not None and checkpoint is not None:
         raise click.UsageError("--checkpoint is of all conversations: leave KEY out")
     screen = Screen()
     with to_read(database, scope) as store:
-        found = _verified(store, which, _known(since), structure=structure)
+        kept = None if pin is None else pin.read()
+        found = _verified(store, which, _known(since), structure=structure, key=key, pin=kept)
         names: dict[UUID, str] = {}
         for fault in found:
             if fault.conversation not in names:

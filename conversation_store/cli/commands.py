@@ -16,6 +16,7 @@ from conversation_store.cli.costs import models, usage
 from conversation_store.cli.databases import db
 from conversation_store.cli.demo import demo, resume_demo
 from conversation_store.cli.failures import Code, code_of, told
+from conversation_store.cli.seals import prove, seal
 from conversation_store.cli.searches import search
 from conversation_store.cli.terminal import PROGRAM, complain, silence
 from conversation_store.cli.transcripts import listing, replay, show
@@ -66,8 +67,9 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 1 a finding (check, verify, db check, demo, replay, import, models --refresh), 2 usage "
-    "or configuration, 3 not found, 4 database or record, 5 API, 130 interrupted, 141 the output's reader went away.",
+    epilog="Exit codes: 0 done, 1 a finding (check, verify, seal, db check, demo, replay, import, models --refresh), "
+    "2 usage or configuration, 3 not found, 4 database or record, 5 API, 130 interrupted, 141 the output's reader "
+    "went away.",
 )
 @click.version_option(VERSION, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def commands() -> None:
@@ -86,6 +88,8 @@ _COMMANDS = (
     rewind,
     verify,
     timeline,
+    seal,
+    prove,
     replay,
     export,
     import_,

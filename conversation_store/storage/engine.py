@@ -194,6 +194,7 @@ class Database:
         engine: SQLAlchemy's engine, ours or the host's.
         owned: Whether the engine is ours; only then is anything configured, and it is disposed of on close.
         path: The file of a SQLite database of our own; None otherwise.
+        on_append: Is called after every append that was committed and taken note of; it raises nothing.
     """
 
     def __init__(self, engine: Engine, *, owned: bool, path: str | None = None) -> None:
@@ -206,6 +207,7 @@ class Database:
         self._threads = threading.RLock()
         self._process = os.getpid()
         self._checkpointed = 0
+        self.on_append: Callable[[], None] | None = None
         self._begins = owned and self.dialect == "sqlite"
         # One state of the database for all a reading sees; SQLite and MariaDB do so by themselves.
         snapshot = self.dialect == "postgresql"
@@ -405,6 +407,11 @@ class Database:
                 if done is not None:
                     return done
                 raise fault from None
+
+    def appended(self) -> None:
+        """Tell who listens that an append is committed, outside its transaction and with no lock held."""
+        if self.on_append is not None:
+            self.on_append()
 
     def _was_applied(self, applied: Callable[[Connection], T | None]) -> T | None:
         try:

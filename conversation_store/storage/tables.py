@@ -35,7 +35,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
-REVISION: Final = "0003"
+REVISION: Final = "0004"
 """The schema revision this release reads and writes."""
 
 VERSION_TABLE: Final = "conversation_store_version"
@@ -44,6 +44,7 @@ VERSION_TABLE: Final = "conversation_store_version"
 SCOPE_BYTES: Final = 255
 KEY_BYTES: Final = 512
 IDEMPOTENCY_KEY_BYTES: Final = 255
+ORIGIN_BYTES: Final = 255
 NO_TOKEN: Final = bytes(16)
 """The pending token of a conversation without a pending exchange."""
 
@@ -126,6 +127,12 @@ conversation: Final = Table(
         "id",
         sqlite_where=text("indexed_length < length"),
         postgresql_where=text("indexed_length < length"),
+    ),
+    Index(
+        "ix_conversation_unsealed",
+        "id",
+        sqlite_where=text("sealed_length < length"),
+        postgresql_where=text("sealed_length < length"),
     ),
 )
 
@@ -286,6 +293,52 @@ conversation_search: Final = Table(
     ).ddl_if(callable_=_finds_words),
 )
 """The search index: derived, and never written with an entry. It can be emptied, or dropped and made again."""
+
+conversation_log: Final = Table(
+    "conversation_log",
+    metadata,
+    Column("log", Integer, nullable=False, autoincrement=False, comment="from 1; the newest goes on"),
+    Column("origin", _varying(ORIGIN_BYTES), nullable=False, comment="UTF-8; the first line of its checkpoints"),
+    Column("size", BigInteger, nullable=False, comment="leaves; the sealers' compare-and-set"),
+    Column("frontier", _bytes(), nullable=False, comment="roots of the largest perfect subtrees, left to right"),
+    PrimaryKeyConstraint("log"),
+)
+"""A log of seals: which conversation had which head, over the whole database. Written outside the append path."""
+
+conversation_seal: Final = Table(
+    "conversation_seal",
+    metadata,
+    Column("log", Integer, nullable=False),
+    Column("number", BigInteger, nullable=False, comment="of the leaf, from 0"),
+    Column("conversation", _fixed(16), comment="NULL: the leaf speaks of none"),
+    Column("length", BigInteger, nullable=False, comment="entries it had; 0 where there is no conversation"),
+    Column("leaf", _bytes(), nullable=False, comment="the bytes that are hashed"),
+    PrimaryKeyConstraint("log", "number"),
+    Index(None, "log", "conversation", "length"),
+    sqlite_with_rowid=False,
+)
+
+conversation_tile: Final = Table(
+    "conversation_tile",
+    metadata,
+    Column("log", Integer, nullable=False),
+    Column("level", SmallInteger, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("hashes", _bytes(), nullable=False, comment="up to 256, 32 bytes each; a full tile never changes"),
+    PrimaryKeyConstraint("log", "level", "number"),
+)
+
+conversation_checkpoint: Final = Table(
+    "conversation_checkpoint",
+    metadata,
+    Column("log", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("note", _bytes(), nullable=False, comment="as signed"),
+    Column("at", BigInteger, nullable=False, comment="by the signer's clock"),
+    Column("published_to", _bytes(), nullable=False, comment="JSON: the names of the anchors that took it"),
+    PrimaryKeyConstraint("log", "size"),
+    sqlite_with_rowid=False,
+)
 
 SEARCH_FTS: Final = "conversation_search_fts"
 """On SQLite, FTS5 over the words of ``conversation_search``; its own tables are named after it."""

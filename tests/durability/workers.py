@@ -13,15 +13,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine.default import DefaultDialect
 from urllib3.connection import HTTPConnection
 
-from conversation_store import Client, Conversation, Image, Reply, Store, exchanges
+from conversation_store import Client, Conversation, Image, Reply, Seals, Store, exchanges
+from conversation_store.audit.anchors import FileAnchor
+from conversation_store.audit.keys import SigningKey
+from conversation_store.audit.memory import Memory
 from conversation_store.errors import BusyError, ConflictError, DatabaseError, UnknownOutcomeError
-from conversation_store.storage import blobs, engine
+from conversation_store.storage import blobs, engine, seals
 from conversation_store.storage.engine import Database
 from conversation_store.testing import MessagesAPI
 from tests import pictures
@@ -159,6 +163,29 @@ def give_up(job: Job) -> list[str]:
             chat.retry()
 
     return _with_points(job, act)
+
+
+def seal(job: Job) -> list[str]:
+    """Seal what was said, or begin a new epoch, with a key, a memory and an anchor on files."""
+
+    def act() -> None:
+        points.around(Database, "write", "write")
+        points.around(DefaultDialect, "do_commit", "COMMIT")
+        points.around(SigningKey, "sign", "sign")
+        points.around(FileAnchor, "publish", "publish")
+        points.around(Memory, "keep", "remember")
+        points.around(os, "fsync", "fsync")
+        points.around(Path, "replace", "replace")
+        points.around(seals, "put_tiles", "tiles")
+        given = Seals(key=job["signing"], memory=job["memory"], anchors=[FileAnchor(job["anchor"])])
+        with Store(job["url"], seal=given) as store:
+            points.reach("before everything")
+            store.seal(new_epoch=job["new_epoch"])
+            points.reach("after everything")
+
+    points = Points(job.get("point"))
+    act()
+    return points.seen
 
 
 def append(job: Job) -> dict[str, Any]:
@@ -312,7 +339,7 @@ def upgrade(job: Job) -> str:
 
 
 ACTS: Final[Mapping[str, Callable[[Job], object]]] = {
-    act.__name__: act for act in (send, recover, give_up, append, converse, deliver, open_new, upgrade, fork)
+    act.__name__: act for act in (send, recover, give_up, seal, append, converse, deliver, open_new, upgrade, fork)
 } | {act.__name__: act for act in (close_in_child, stop_inside, append_impatiently)}
 
 
