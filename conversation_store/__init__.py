@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from conversation_store.api.models import Models
     from conversation_store.api.request import Request
     from conversation_store.api.rules import Finding
+    from conversation_store.audit.erase import Erasure
+    from conversation_store.audit.holds import Hold
     from conversation_store.audit.verify import Fault
     from conversation_store.conversation import Conversation
     from conversation_store.errors import ConversationStoreError
@@ -49,12 +51,14 @@ __all__ = [
     "ConversationStoreError",
     "Cost",
     "Document",
+    "Erasure",
     "Exchange",
     "Export",
     "Fault",
     "Finding",
     "Hit",
     "Hits",
+    "Hold",
     "Image",
     "Listed",
     "Models",
@@ -81,6 +85,8 @@ _HOMES: Final = {
     "api.models": ("Models",),
     "api.request": ("Request",),
     "api.rules": ("Finding",),
+    "audit.erase": ("Erasure",),
+    "audit.holds": ("Hold",),
     "audit.verify": ("Fault",),
     "conversation": ("Conversation",),
     "errors": ("ConversationStoreError",),

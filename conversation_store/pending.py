@@ -432,9 +432,9 @@ def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Term
         messages = _messages_of(known, fields)
     extra = []
     prefill = None
-    if "prefill" in fields:
+    said = known.entry(fields["prefill"]) if "prefill" in fields else None
+    if said is not None and said.body is not None:  # one that was erased is not asked for again
         new_fields["prefill"] = fields["prefill"]
-        said = known.entry(fields["prefill"])
         prefill = canonical.object_of(said.body or b"{}").get("content")
         extra.append(requests.part_of(said.header, said.body or b""))
     known.options.take_model(changes.get("model"))

@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 
 from conversation_store.errors import CodecError, ContentError
 from conversation_store.record import canonical, chain
+from conversation_store.record.erasure import Gone
 from conversation_store.record.turns import fields_of
 from conversation_store.storage import log
 from conversation_store.storage.engine import Database
@@ -73,6 +74,7 @@ def _faults(connection: Connection, conversation: UUID) -> Iterator[Fault]:
         return
     digest, position = chain.genesis(conversation), 0
     trusted = True
+    gone = Gone.read(_fields(header) for header in log.raw_headers(connection, conversation, "erased"))
     told: dict[str, object] = {"view_position": 0, "settings_position": 0, "title": None, "metadata": None}
     for found in log.raw_entries(connection, conversation, PAGE):
         faults = [Fault(code, conversation, position, *said) for code, *said in columns(found)]
@@ -89,7 +91,7 @@ def _faults(connection: Connection, conversation: UUID) -> Iterator[Fault]:
             yield Fault("digest", conversation, position, expected.hex(), found.digest.hex())
         # Go on from what is stored, so that one change is one fault and not one for every entry after it.
         digest, trusted = found.digest, True
-        yield from _commitments(connection, conversation, found)
+        yield from (each for each in _commitments(connection, conversation, found) if not explained(each, found, gone))
         told |= _told(found, position)
         position += 1
     if row.length != position:
@@ -99,6 +101,21 @@ def _faults(connection: Connection, conversation: UUID) -> Iterator[Fault]:
     for name, value in told.items():
         if getattr(row, name) != value:
             yield Fault("row", conversation, -1, f"{name} {_shown(value)}", _shown(getattr(row, name)))
+
+
+def _fields(header: object) -> Mapping[str, Any]:
+    try:
+        return fields_of(header) if isinstance(header, bytes) else {}
+    except CodecError:
+        return {}
+
+
+def explained(fault: Fault, row: Any, gone: Gone) -> bool:
+    """Say whether something is missing because it was erased: named by an ``erased`` entry, and gone as a whole."""
+    if fault.code == "missing" and fault.expected == "a request_salt":
+        return gone.holds("request", fault.position)
+    whole = row.body is None and row.about is None and row.salt is None
+    return fault.code in {"missing", "blob"} and whole and gone.holds("content", fault.position)
 
 
 def _told(entry: Any, position: int) -> dict[str, object]:

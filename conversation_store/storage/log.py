@@ -203,6 +203,17 @@ _turns: Final = (
     )
     .order_by(conversation_entry.c.position)
 )
+_erased_turns: Final = (
+    select(conversation_entry.c.position, conversation_entry.c.at, conversation_entry.c.header)
+    .where(
+        conversation_entry.c.conversation == bindparam("of"),
+        conversation_entry.c.position >= bindparam("first"),
+        conversation_entry.c.position <= bindparam("last"),
+        conversation_entry.c.kind == "turn",
+        conversation_entry.c.body.is_(None),
+    )
+    .order_by(conversation_entry.c.position)
+)
 _of_kind: Final = _span.where(conversation_entry.c.kind == bindparam("kind"))
 _turn_entries: Final = _span.where(conversation_entry.c.kind == "turn", conversation_entry.c.body.is_not(None))
 
@@ -529,6 +540,12 @@ def read_turns(connection: Connection, of: UUID, first: int, last: int) -> list[
     return [_entry(row) for row in connection.execute(_turn_entries, {"of": of.bytes, "first": first, "last": last})]
 
 
+def read_erased(connection: Connection, of: UUID, first: int, last: int) -> list[tuple[int, int, bytes]]:
+    """Read (position, time, header) of a span's turns that were erased."""
+    found = connection.execute(_erased_turns, {"of": of.bytes, "first": first, "last": last})
+    return [(position, at, bytes(header)) for position, at, header in found]
+
+
 def read_kind(connection: Connection, of: UUID, kind: str, first: int, last: int = LAST) -> list[Entry]:
     """Read the entries of one kind in a span."""
     found = connection.execute(_of_kind, {"of": of.bytes, "kind": kind, "first": first, "last": last})
@@ -615,6 +632,16 @@ def raw_entries(connection: Connection, of: UUID, page: int) -> Iterator[Any]:
             rows = _as_it_lies(connection, keyset, {"of": of.bytes, "page": page, "after": last})
         else:
             rows = _as_it_lies(connection, statement, {"of": of.bytes, "page": page, "seen": seen})
+
+
+def raw_headers(connection: Connection, of: UUID, kind: str) -> list[Any]:
+    """Read the headers of a log's entries of one kind, as they lie."""
+    statement = (
+        select(conversation_entry.c.header)
+        .where(conversation_entry.c.conversation == bindparam("of"), conversation_entry.c.kind == bindparam("kind"))
+        .order_by(conversation_entry.c.position)
+    )
+    return [header for (header,) in _as_it_lies(connection, statement, {"of": of.bytes, "kind": kind})]
 
 
 def raw_uses(connection: Connection, of: UUID, position: int) -> list[Any]:
