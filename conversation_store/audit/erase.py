@@ -70,8 +70,8 @@ class Erasure:
         summaries: Summary turns that stand after an erased one and may hold its words in others: they were left
             alone, erase those that do.
         labels: How many titles and metadata went.
-        flushed: Whether SQLite's write-ahead log was emptied; False where a reader was in the way: then
-            ``Store.vacuum()`` has to do it. True on other databases.
+        clean: Whether nothing is left of it in SQLite's file and log. False where the file is larger than 64 MiB or a
+            reader was in the way, and on every other database: ``Store.vacuum()`` clears away what is left.
     """
 
     content: tuple[Place, ...] = ()
@@ -83,7 +83,7 @@ class Erasure:
     keys: tuple[UUID, ...] = ()
     summaries: tuple[Place, ...] = ()
     labels: int = 0
-    flushed: bool = True
+    clean: bool = True
 
     def __add__(self, other: Erasure) -> Erasure:
         """Add what another one took."""
@@ -97,7 +97,7 @@ class Erasure:
             keys=self.keys + other.keys,
             summaries=self.summaries + other.summaries,
             labels=self.labels + other.labels,
-            flushed=self.flushed and other.flushed,
+            clean=self.clean and other.clean,
         )
 
 
@@ -146,7 +146,7 @@ def erase(
     if preview:
         return sum((plan.erasure for plan in plans), Erasure())
     taken = sum((_erased(database, scope, each, told) for each in wanted), Erasure())
-    return taken + Erasure(flushed=database.flush()) if taken.content or taken.exchanges else taken
+    return taken + Erasure(clean=database.leaves_no_trace()) if taken.content or taken.exchanges else taken
 
 
 def _erased(database: Database, scope: str, wanted: Target, told: Mapping[str, str]) -> Erasure:

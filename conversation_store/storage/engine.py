@@ -56,6 +56,9 @@ PATIENCE: Final = 15.0
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
 """Size of a write-ahead log from which the writer copies it into the database, under the writers' lock."""
 
+VACUUM_BYTES: Final = 64 * 1024 * 1024
+"""Size up to which a SQLite file is written anew after an erasure: a second or less."""
+
 _SQLITE_SETUP: Final = (
     "PRAGMA busy_timeout=15000",
     "PRAGMA foreign_keys=ON",
@@ -418,6 +421,29 @@ class Database:
                 "connections (an event listener for connect), then erase"
             )
 
+    def leaves_no_trace(self) -> bool:
+        """
+        Clear away what was just deleted, where that is quick and this database lets us be sure of it.
+
+        On SQLite, ``secure_delete`` overwrites what it deletes, but not the copies that moving rows between pages left
+        behind before: the file is written anew where it has at most ``VACUUM_BYTES``, and the log emptied.
+
+        Returns:
+            Whether nothing is left in the file and its log; False on a server, whose files are its own affair.
+        """
+        if self.dialect != "sqlite":
+            return False
+        with self.read() as connection:
+            pages, size = (connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("page_count", "page_size"))
+        if int(pages or 0) * int(size or 0) > VACUUM_BYTES:
+            self.flush()
+            return False
+        try:
+            self.vacuum()
+        except DatabaseError:
+            return False  # what was deleted is; the next erasure or vacuum() tries again
+        return True
+
     def flush(self, patience: float = 2.0) -> bool:
         """
         Copy SQLite's write-ahead log into the file and empty it, so that nothing deleted is left in it.
@@ -480,7 +506,8 @@ class Database:
             raise translated(OperationalError(statement, None, error)) from None
         except SQLAlchemyError as error:
             raise translated(error) from None
-        self.flush()
+        if not self.flush():
+            raise DatabaseError("locked", "a reader keeps an older state of the database; vacuum again once it is done")
 
     def close(self) -> None:
         """Dispose of our own engine; a host's engine is left alone."""
