@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from conversation_store.api.rules import Finding
     from conversation_store.audit.erase import Erasure
     from conversation_store.audit.holds import Hold
+    from conversation_store.audit.retention import Retention
     from conversation_store.audit.verify import Fault
     from conversation_store.conversation import Conversation
     from conversation_store.errors import ConversationStoreError
@@ -66,6 +67,7 @@ __all__ = [
     "Pending",
     "Reply",
     "Request",
+    "Retention",
     "State",
     "Store",
     "Taken",
@@ -87,6 +89,7 @@ _HOMES: Final = {
     "api.rules": ("Finding",),
     "audit.erase": ("Erasure",),
     "audit.holds": ("Hold",),
+    "audit.retention": ("Retention",),
     "audit.verify": ("Fault",),
     "conversation": ("Conversation",),
     "errors": ("ConversationStoreError",),

@@ -179,6 +179,7 @@ class Conversation:
             NotFoundError: The conversation is gone.
         """
         self._history.refresh()
+        self.key = self._history.kept.key
         return self
 
     # --- saying ----------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from conversation_store.api.client import Client
 from conversation_store.api.models import Models
 from conversation_store.api.request import Settings
 from conversation_store.audit.erase import Erasure, Target, erase
+from conversation_store.audit.retention import Retained, Retention
 from conversation_store.audit.verify import Fault, verify_conversation
 from conversation_store.conversation import Conversation
 from conversation_store.errors import ContentError, DatabaseError, LineError, NotFoundError, TransferError
@@ -448,6 +449,10 @@ class Store:
         ids = transfer.every_id(self._database, self.scope) if everything else [self.get(each).id for each in which]
         wanted = [Target(conversation=each) for each in ids]
         return erase(self._database, self.scope, wanted, by=by, reason=reason, preview=preview)
+
+    def retention(self, policy: Retention) -> Retained:
+        """Look what of this scope is kept longer than a policy allows: ``.preview()`` says it, ``.apply(…)`` erases."""
+        return Retained(policy, self._database, self.scope)
 
     def vacuum(self, *, full: bool = False) -> None:
         """

@@ -434,7 +434,9 @@ class Database:
         if self.dialect != "sqlite":
             return False
         with self.read() as connection:
-            pages, size = (connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("page_count", "page_size"))
+            pages, size = (
+                connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("page_count", "page_size")
+            )
         if int(pages or 0) * int(size or 0) > VACUUM_BYTES:
             self.flush()
             return False

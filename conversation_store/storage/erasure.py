@@ -11,7 +11,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import Connection, bindparam, delete, exists, func, or_, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, delete, exists, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from conversation_store.storage import search
@@ -107,7 +107,7 @@ def kinds(connection: Connection, of: UUID, positions: Collection[int]) -> dict[
 def said_before(connection: Connection, of: UUID, at: int) -> set[int]:
     """List the turns recorded before a time, microseconds since the epoch, whose content is there."""
     statement = select(_entry.position).where(
-        _entry.conversation == of.bytes, _entry.kind == "turn", _entry.at < at, _there
+        _entry.conversation == of.bytes, _entry.kind == "turn", _entry.at < bindparam("at", at, BigInteger), _there
     )
     return set(connection.execute(statement).scalars())
 
@@ -216,13 +216,19 @@ def turns_marked(connection: Connection, of: UUID, mark: bytes, first: int) -> l
     return [position for position, header in connection.execute(statement) if mark in bytes(header)]
 
 
-def idle_since(
-    connection: Connection, scope: str, before: int, after: UUID | None, limit: int
-) -> list[tuple[UUID, int]]:
-    """List conversations of a scope, by id, that were last changed before a time: id and when."""
+def last_changed(connection: Connection, scope: str, before: int | None, after: UUID | None, limit: int) -> list[UUID]:
+    """List conversations of a scope by id, the next *limit* after one; only those last changed before a time."""
     row = conversation.c
-    statement = select(row.id, row.updated).where(row.scope == scope.encode(), row.updated < bindparam("before"))
+    statement = select(row.id).where(row.scope == scope.encode())
+    if before is not None:
+        statement = statement.where(row.updated < bindparam("before", before, BigInteger))
     if after is not None:
         statement = statement.where(row.id > after.bytes)
-    found = connection.execute(statement.order_by(row.id).limit(limit), {"before": before})
-    return [(UUID(bytes=bytes(of)), updated) for of, updated in found]
+    found = connection.execute(statement.order_by(row.id).limit(limit)).scalars()
+    return [UUID(bytes=bytes(each)) for each in found]
+
+
+def anything(connection: Connection, of: UUID) -> bool:
+    """Say whether a turn or the settings of a conversation hold something still."""
+    statement = select(_entry.position).where(_entry.conversation == of.bytes, _entry.kind.in_(("turn", "settings")))
+    return connection.execute(statement.where(_there).limit(1)).first() is not None

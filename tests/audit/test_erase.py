@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -184,18 +185,21 @@ def test_a_prefill_and_its_answer_go_together(place: Place) -> None:
     assert place.store.verify() == []
 
 
-def test_a_broken_answer_goes_with_the_one_that_went_on_from_it(place: Place) -> None:
+@pytest.mark.parametrize("prefilled", [True, False])
+def test_a_broken_answer_goes_with_the_one_that_went_on_from_it(place: Place, prefilled: bool) -> None:
     """What had arrived of an answer is kept by its exchange and quoted in the next: all of it goes."""
-    place.api.answer(Fault.cut(after=600), "goes on")
-    chat = place.store.open("k", model="claude-sonnet-5-5", max_tokens=64)
-    place.api.offline = True if hasattr(place.api, "offline") else None  # type: ignore[attr-defined]
-    with pytest.raises(APIError), chat.stream("tell me a SECRETWORD") as stream:
+    spoken = "PARTIALWORD " * 40
+    place.api.answer(Fault.cut(after=1200, answer=spoken), "goes on")
+    chat = place.store.open("k", **(SETTINGS if prefilled else {**SETTINGS, "model": "claude-sonnet-5-5"}))
+    with pytest.raises(APIError), chat.stream("tell me") as stream:
         list(stream)
-    words = chat.partial_text(chat.exchanges[-1])
-    assert words
+    assert "PARTIALWORD" in chat.partial_text(chat.exchanges[-1])
     chat.recover("keep_partial")
-    chat.erase(*(n for n, turn in enumerate(chat.turns) if turn.role == "assistant"), **WHY)
-    assert canaries.words_left(place.store, place.url, [words]) <= {words} & {"tell me a SECRETWORD"}
+    assert canaries.words_left(place.store, place.url, ["PARTIALWORD"])
+    assert chat.turns[-1].text.endswith("goes on")
+    chat.erase(-1, **WHY)
+    assert canaries.words_left(place.store, place.url, ["PARTIALWORD"]) == set()
+    assert [turn.text for turn in chat.turns] == ["tell me"]
     assert place.store.verify() == []
 
 
@@ -348,8 +352,8 @@ def test_who_has_the_words_in_memory_does_not_send_them(place: Place) -> None:
         with pytest.raises(ConflictError):
             each.send("more", check=False)
         each.refresh().send("more", check=False)
-        assert b"SECRETWORD" not in place.api.requests[-1].body
-        assert each.replay(each.exchanges[-1]) == place.api.requests[-1].body
+        assert b"SECRETWORD" not in place.api.requests[-1].raw
+        assert each.replay(each.exchanges[-1]) == place.api.requests[-1].raw
     assert place.store.verify() == []
 
 
@@ -477,11 +481,11 @@ def test_everything_that_reads_copes(place: Place) -> None:
         chat.send(said, prefill="It is (" if said == "b" else None)
     chat.erase(0, 2, -1, **WHY)
     assert chat.tokens().total >= 0
-    chat.explain_cache()
+    with pytest.raises(CodecError, match="erased"):
+        chat.explain_cache()
     chat.tree()
     assert chat.as_seen_by(chat.exchanges[-1])
     assert chat.usage.exchanges == 2
-    assert chat.retry is not None
     with pytest.raises(ContentError, match="erased"):
         chat.edit(turn, "other")
     with pytest.raises(ContentError, match="erased"):
@@ -491,7 +495,6 @@ def test_everything_that_reads_copes(place: Place) -> None:
     for form in ("markdown", "html"):
         said = b"".join(chat.export(form))  # type: ignore[arg-type]
         assert said.count(b">erased " if form == "html" else b"## erased") == 3
-    chat.regenerate(check=False) if False else None
     chat.rewind(0)
     assert len(chat.turns) == 1
 
@@ -526,7 +529,7 @@ def test_what_is_missing_without_an_entry_is_a_fault(place: Place, tmp_path: Any
 
 # --- canaries ----------------------------------------------------------------------------------------------------
 
-WORDS: Final = ("CANARYWORD", "CANARYNAME", PIN)
+WORDS: Final = ("CANARYWORD", "CANARYNAME", f"PIN is {PIN}")
 
 
 def secretive(place: Place, *, erase: bool = True) -> Conversation:
@@ -535,11 +538,11 @@ def secretive(place: Place, *, erase: bool = True) -> Conversation:
 
     ``place.texts`` are then all texts that held the PIN, with a mark in its place.
     """
-    place.api.answer(f"Noted: {PIN}.", f"{PIN}) CANARYWORD", "Fine.")
+    place.api.answer("Hi.", f"Noted: {PIN}.", f"{PIN}) CANARYWORD")
     chat = place.store.open("k", **SETTINGS)
     chat.send("harmless")
     chat.send(Image.from_bytes(PICTURE), f"My PIN is {PIN}, CANARYNAME")
-    chat.send("And?", prefill=f"It is ({PIN}, ")
+    chat.send("And?", prefill=f"It is ({PIN},")
     place.api.fail(Fault.status(400, message=f"messages.2: 'My PIN is {PIN}, CANARYNAME' is wrong"))
     with suppress(APIError):
         chat.send("rejected")
@@ -554,9 +557,10 @@ def secretive(place: Place, *, erase: bool = True) -> Conversation:
         late.finish(message)
     place.store.search(PIN)
     for of in (chat, fork):
-        for entry in of._history.database.read().__enter__ and read_all(of):
+        for entry in read_all(of):
             place.texts += [part for part in (entry.body, entry.about) if part is not None]
-    place.texts += [request.body for request in place.api.requests]
+    for request in place.api.requests:
+        place.texts += [request.raw, request.response]
     place.texts = [text.replace(PIN.encode(), MARK.encode()) for text in place.texts if PIN.encode() in text]
     if erase:
         chat.refresh()
@@ -660,7 +664,7 @@ def test_the_key_of_an_import_goes_with_its_first_turn(place: Place) -> None:
 FILLER: Final = st.sampled_from([1, 40, 900])
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 4), FILLER), min_size=60, max_size=150))
 def test_nothing_is_left_in_the_file(
     tmp_path_factory: pytest.TempPathFactory, said: list[tuple[bool, int, int]]
@@ -686,27 +690,27 @@ def test_nothing_is_left_in_the_file(
 
 
 def test_moved_rows_leave_pieces_that_only_a_vacuum_takes(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control of the test before: without writing the file anew, a piece of a word is found in it."""
-    import random  # noqa: PLC0415
-
+    """The control of the test before: where the file is not written anew, pieces of what was moved are found in it."""
     monkeypatch.setattr(engine, "VACUUM_BYTES", 0)
-    url = f"sqlite:///{tmp_path / 'bot.db'}"
-    rnd = random.Random(11)  # noqa: S311
-    with Store(url) as store:
-        chats = [store.open(f"k{n}", **SETTINGS) for n in range(rnd.choice([1, 5, 30]))]
-        secrets = []
-        for n in range(rnd.choice([60, 400])):
-            chat = rnd.choice(chats)
-            if rnd.random() < 0.3:
-                secrets.append((chat, chat.user(f"CANARY{n:05d} " + "CANARYx" * rnd.choice([0, 5, 300, 3000]))))
-            else:
-                chat.user("filler " * rnd.choice([1, 50, 1000]))
-        for chat, turn in secrets:
-            assert not chat.erase(turn, **WHY).clean
-        assert store.verify() == []
-        assert b"CANARY" in canaries.files(url)
-        store.vacuum()
-        assert b"CANARY" not in canaries.files(url)
+    left = []
+    for seed in range(10):
+        url = f"sqlite:///{tmp_path / f'{seed}.db'}"
+        chance = random.Random(seed)  # noqa: S311
+        with Store(url, durability="normal") as store:
+            chats = [store.open(f"k{n}", **SETTINGS) for n in range(8)]
+            secrets: dict[int, list[Turn]] = {}
+            for _ in range(300):
+                n, size = chance.randrange(8), chance.choice([1, 20, 60, 150])
+                if chance.random() < 0.5:
+                    secrets.setdefault(n, []).append(chats[n].user("CANARY " * size))
+                else:
+                    chats[n].user("filler " * size)
+            for n, turns in secrets.items():
+                assert not chats[n].erase(*turns, **WHY).clean
+            left.append(canaries.files(url).count(b"CANARY"))
+            store.vacuum()
+            assert b"CANARY" not in canaries.files(url)
+    assert any(left)
 
 
 def test_a_reader_in_the_way_is_told(tmp_path: Any) -> None:
@@ -729,16 +733,18 @@ def test_an_engine_that_leaves_traces_is_refused(tmp_path: Any) -> None:
     with Store(url) as store:
         store.open("k", **SETTINGS).user("CANARYWORD")
     host = create_engine(url)
-    with pytest.warns(RuntimeWarning, match="secure_delete"), Store(host) as store:
-        with pytest.raises(ConfigurationError, match="secure_delete"):
-            store.get("k").erase(0, **WHY)
-        assert store.get("k").turns
+    wanted = ["OFF"]
 
     @event.listens_for(host, "connect")
     def set_up(connection: Any, _record: object) -> None:
-        connection.execute("PRAGMA secure_delete=ON")
+        connection.execute(f"PRAGMA secure_delete={wanted[0]}")
 
+    with pytest.warns(RuntimeWarning), Store(host) as store:
+        with pytest.raises(ConfigurationError, match="secure_delete"):
+            store.get("k").erase(0, **WHY)
+        assert store.get("k").turns
     host.dispose()
+    wanted[0] = "ON"
     with pytest.warns(RuntimeWarning), Store(host) as store:
         store.get("k").erase(0, **WHY)
         assert b"CANARYWORD" not in canaries.files(url)
