@@ -187,6 +187,11 @@ class Store:
     ) -> None:
         self.close()
 
+    @property
+    def url(self) -> str:
+        """The database's URL without its password."""
+        return self._database.url
+
     def close(self) -> None:
         """Let go of the database; a host's engine and the client stay open."""
         self._database.close()
@@ -487,7 +492,7 @@ class Store:
         Import conversations that ``export`` wrote: the same ids, bytes, digests and heads; proved before written.
 
         A conversation is written whole or not at all. What is here already is not written again, and a longer log
-        of it goes on where the one here ends.
+        of it goes on where the one here ends. Of an exchange whose outcome was erased, tokens and cost do not come over.
 
         Args:
             lines: As ``export`` gave them: an open file, for instance.

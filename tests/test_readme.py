@@ -50,6 +50,8 @@ def test_every_python_block_runs_as_printed(
     assert "set turn 3 aside" in printed
     assert "True []" in printed
     assert "2 [True]" in printed
+    assert "2 2 True" in printed
+    assert "Which ants can fly? []" in printed
     assert "garden:7 2 ['in the Camargue']" in printed
     assert "1 1" in printed
     assert "['Wetland ants']" in printed

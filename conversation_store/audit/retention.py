@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from attrs import field, frozen, validators
@@ -18,11 +18,11 @@ from conversation_store.storage import erasure as storage
 from conversation_store.storage import identity, log
 from conversation_store.storage.engine import Database
 
-PAGE = 200
+PAGE: Final = 200
 """Conversations looked at in one reading."""
 
 
-def _positive(_policy: Any, _attribute: Any, value: object) -> None:
+def _positive(_policy: Any, _attribute: Any, value: timedelta) -> None:
     if not isinstance(value, timedelta) or value <= timedelta(0):
         raise ContentError("older_than", "give a timedelta longer than none")
 
@@ -80,7 +80,7 @@ class Retained:
     _scope: str = field(repr=False)
 
     def preview(self) -> Sequence[Due]:
-        """Say what is due now, by the database's own times; what is held is among it, and stays."""
+        """Say what is due now; what is held is among it, and stays."""
         return tuple(self._due())
 
     def apply(self, *, reason: str, by: str) -> Erasure:

@@ -50,8 +50,8 @@ def exports(store: Store) -> Iterator[bytes]:
     """Write everything in every form that takes it."""
     yield b"".join(store.export())
     for listed in store.list(limit=1000):
-        for form in ("messages", "openai", "markdown", "html"):
-            yield b"".join(store.get(listed.id).export(form))  # type: ignore[arg-type]
+        chat = store.get(listed.id)
+        yield from (b"".join(chat.export(form)) for form in ("messages", "openai", "markdown", "html"))
 
 
 def words_left(store: Store, url: str, words: Iterable[str]) -> set[str]:

@@ -7,7 +7,8 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
-from typing import Any, Final
+from itertools import pairwise
+from typing import Any, Final, TypedDict
 
 import pytest
 from attrs import define, field
@@ -30,15 +31,25 @@ from conversation_store.errors import (
     UnknownOutcomeError,
 )
 from conversation_store.record import erasure as records
+from conversation_store.record.chain import draft
 from conversation_store.record.turns import fields_of
-from conversation_store.storage import engine, search
+from conversation_store.storage import engine, identity, log, search
 from conversation_store.storage import erasure as storage
 from conversation_store.testing import Answer, Fault, MessagesAPI
 from tests import pictures
 from tests.audit import canaries
 
 SETTINGS: Final[Mapping[str, Any]] = {"model": "claude-haiku-4-5", "max_tokens": 64}
-WHY: Final = {"reason": "asked for it", "by": "a clerk"}
+
+
+class Why(TypedDict):
+    """Who erases, and why."""
+
+    reason: str
+    by: str
+
+
+WHY: Final[Why] = {"reason": "asked for it", "by": "a clerk"}
 PIN: Final = "4711"
 MARK: Final = "#PIN#"
 PICTURE: Final = pictures.png(8, 8, padding=5000)
@@ -94,7 +105,8 @@ def test_a_turn_goes_and_the_rest_is_replayed(place: Place) -> None:
 
     held = [(chat.id, each.position) for each in chat.exchanges[1:]]
     assert erasure.exchanges == preview.exchanges == tuple(held)
-    assert erasure.turns == preview.turns and len(erasure.turns) == 1
+    assert erasure.turns == preview.turns
+    assert len(erasure.turns) == 1
     assert erasure.size == len(b'{"role":"user","content":"second SECRETWORD"}')
     assert [turn.text for turn in chat.turns] == ["first", "One.", "Two.", "third", "Three."]
     assert [turn.text for turn in both.refresh().turns] == ["first", "One.", "Two.", "third", "Three."]
@@ -141,7 +153,7 @@ def test_runs_name_what_they_were_made_of(positions: set[int], asked: int) -> No
     """Runs are ascending, apart from each other, and hold just their positions."""
     runs = records.runs(positions)
     assert all(first <= last for first, last in runs)
-    assert all(last + 1 < first for (_, last), (first, _) in zip(runs, runs[1:], strict=False))
+    assert all(last + 1 < first for (_, last), (first, _) in pairwise(runs))
     gone = records.Gone.read([records.fields(positions, ())])
     assert gone.holds("content", asked) == (asked in positions)
     assert not gone.holds("request", asked)
@@ -159,13 +171,20 @@ def test_an_attachment_goes_with_its_last_use(place: Place) -> None:
     one.user(Image.from_bytes(PICTURE), "this")
     two.user(Image.from_bytes(PICTURE), "that")
     assert one.erase(0, **WHY).blobs == 0
-    assert two.turns[0].content[0].data == PICTURE  # type: ignore[union-attr]
+    assert picture_of(two.turns[0]) == PICTURE
     erasure = two.erase(0, **WHY)
     assert (erasure.blobs, erasure.blob_size) == (1, len(PICTURE))
     assert sha256(PICTURE).digest() not in set(canaries.values(place.url))
     assert place.store.verify() == []
     one.user(Image.from_bytes(PICTURE), "again")
-    assert one.turns[-1].content[0].data == PICTURE  # type: ignore[union-attr]
+    assert picture_of(one.turns[-1]) == PICTURE
+
+
+def picture_of(turn: Turn) -> bytes | None:
+    """Read the picture that a turn begins with."""
+    block = turn.content[0]
+    assert isinstance(block, Image)
+    return block.data
 
 
 def test_a_prefill_and_its_answer_go_together(place: Place) -> None:
@@ -229,9 +248,6 @@ def test_summaries_are_named_and_left(place: Place) -> None:
 
 def summary(words: str) -> Any:
     """Write a summary turn."""
-    from conversation_store.record.chain import draft  # noqa: PLC0415
-    from conversation_store.storage import identity  # noqa: PLC0415
-
     body = b'{"role":"user","content":"%s"}' % words.encode()
     fields = {"origin": "summary"}
     return draft("turn", at=identity.now(), salt=identity.new_salt(), fields=fields, body=body)
@@ -248,7 +264,10 @@ def test_all_of_a_conversation_goes(place: Place) -> None:
         chat.send("more", stop_sequences=["CANARYSTOP"])
     fork = chat.fork(key="fork")
     fork.user("mine")
-    words = [f"CANARY{each}" for each in "KEY SYSTEM TITLE NOTE USER IDEMPOTENT PREFILL STOP ANSWER ERROR".split()]
+    words = [
+        f"CANARY{each}"
+        for each in ("KEY", "SYSTEM", "TITLE", "NOTE", "USER", "IDEMPOTENT", "PREFILL", "STOP", "ANSWER", "ERROR")
+    ]
     place.store.search("canaryuser")
     # The fork began with a copy of the parent's settings: they are its own.
     assert set(words) - canaries.words_left(place.store, place.url, words) == set()
@@ -492,9 +511,8 @@ def test_everything_that_reads_copes(place: Place) -> None:
         chat.set_aside(turn)
     with pytest.raises(ContentError, match="erased"):
         chat.bring_back(turn)
-    for form in ("markdown", "html"):
-        said = b"".join(chat.export(form))  # type: ignore[arg-type]
-        assert said.count(b">erased " if form == "html" else b"## erased") == 3
+    assert b"".join(chat.export("markdown")).count(b"## erased") == 3
+    assert b"".join(chat.export("html")).count(b">erased ") == 3
     chat.rewind(0)
     assert len(chat.turns) == 1
 
@@ -572,8 +590,6 @@ def secretive(place: Place, *, erase: bool = True) -> Conversation:
 
 def read_all(chat: Conversation) -> Any:
     """Read every entry of a log."""
-    from conversation_store.storage import log  # noqa: PLC0415
-
     with chat._history.database.read() as connection:
         return log.read(connection, chat.id, 0, chat.refresh().version)
 
@@ -695,7 +711,7 @@ def test_moved_rows_leave_pieces_that_only_a_vacuum_takes(tmp_path: Any, monkeyp
     left = []
     for seed in range(10):
         url = f"sqlite:///{tmp_path / f'{seed}.db'}"
-        chance = random.Random(seed)  # noqa: S311
+        chance = random.Random(seed)
         with Store(url, durability="normal") as store:
             chats = [store.open(f"k{n}", **SETTINGS) for n in range(8)]
             secrets: dict[int, list[Turn]] = {}
@@ -739,13 +755,17 @@ def test_an_engine_that_leaves_traces_is_refused(tmp_path: Any) -> None:
     def set_up(connection: Any, _record: object) -> None:
         connection.execute(f"PRAGMA secure_delete={wanted[0]}")
 
-    with pytest.warns(RuntimeWarning), Store(host) as store:
+    with pytest.warns(RuntimeWarning):
+        store = Store(host)
+    with store:
         with pytest.raises(ConfigurationError, match="secure_delete"):
             store.get("k").erase(0, **WHY)
         assert store.get("k").turns
     host.dispose()
     wanted[0] = "ON"
-    with pytest.warns(RuntimeWarning), Store(host) as store:
+    with pytest.warns(RuntimeWarning):
+        store = Store(host)
+    with store:
         store.get("k").erase(0, **WHY)
         assert b"CANARYWORD" not in canaries.files(url)
     host.dispose()
