@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -673,6 +674,101 @@ def test_the_key_of_an_import_goes_with_its_first_turn(place: Place) -> None:
     assert canaries.pins_left(place.url, texts, MARK) == set()
     assert place.store.verify() == []
     assert place.store.import_messages(text % PIN.encode()).id != taken.id
+
+
+# --- whatever the views were ---------------------------------------------------------------------------------------
+
+ANSWER: Final = {"type": "message", "role": "assistant", "model": "m", "content": [{"type": "text", "text": "Yes."}]}
+STEPS: Final = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["ask", "ask", "say", "prefill", "set_aside", "bring_back", "rewind", "fork", "erase", "erase"]
+        ),
+        st.integers(0, 40),
+    ),
+    min_size=5,
+    max_size=25,
+)
+
+
+@define
+class Told:
+    """A store in which everything said has a token of its own, and every body that was sent is remembered."""
+
+    store: Store
+    chats: list[Conversation]
+    bodies: dict[tuple[Any, int], bytes] = field(factory=dict)
+    lost: set[tuple[Any, int]] = field(factory=set)
+    erased: set[str] = field(factory=set)
+    aside: list[tuple[Conversation, Turn]] = field(factory=list)
+    said: int = 0
+
+    def token(self) -> str:
+        """Say something that was never said before."""
+        self.said += 1
+        return f"<{self.said}>"
+
+    def step(self, what: str, n: int) -> None:
+        """Do one thing, where it can be done."""
+        chat = self.chats[n % len(self.chats)].refresh()
+        turns = chat.turns
+        if what in {"ask", "prefill"}:
+            begun = chat.begin(self.token(), prefill=self.token() if what == "prefill" else None, check=False)
+            self.bodies[chat.id, begun.exchange.position] = begun.body
+            begun.finish(ANSWER)
+        elif what == "say":
+            chat.user(self.token())
+        elif what == "bring_back" and self.aside:
+            of, turn = self.aside.pop()
+            with suppress(ContentError):
+                of.refresh().bring_back(turn)
+        elif turns:
+            self._change(what, chat, turns[n % len(turns)])
+
+    def _change(self, what: str, chat: Conversation, turn: Turn) -> None:
+        if what == "set_aside":
+            chat.set_aside(turn)
+            self.aside.append((chat, turn))
+        elif what == "rewind":
+            chat.rewind(turn)
+        elif what == "fork" and len(self.chats) < 4:
+            self.chats.append(chat.fork(turn))
+        elif what == "erase":
+            self._erase(chat, turn)
+
+    def _erase(self, chat: Conversation, turn: Turn) -> None:
+        tokens = set(re.findall("<[0-9]+>", turn.text))
+        if not tokens:
+            return  # an answer, which all have the same
+        held = {
+            place for place, body in self.bodies.items() if any(token.encode() in body for token in tokens)
+        } - self.lost
+        assert set(chat.erase(turn, **WHY).exchanges) == held
+        self.lost |= held
+        self.erased |= tokens
+
+
+@settings(max_examples=40)
+@given(STEPS)
+def test_just_those_requests_are_lost_that_held_it(steps: list[tuple[str, int]]) -> None:
+    """However views were forked, cut and mended: what held the turn loses its replay, all else has the very bytes."""
+    with Store("sqlite://") as store:
+        told = Told(store, [store.open("k", **SETTINGS)])
+        for what, n in steps:
+            told.step(what, n)
+        for (of, position), body in told.bodies.items():
+            chat = store.get(of)
+            if (of, position) in told.lost:
+                with pytest.raises(CodecError, match="erased"):
+                    chat.replay(position)
+            else:
+                assert chat.replay(position) == body
+        assert store.verify() == []
+        everything = b"".join(store.export())
+        assert not [token for token in told.erased if token.encode() in everything]
+        with Store("sqlite://") as there:
+            there.load(store.export())
+            assert there.verify() == []
 
 
 # --- SQLite's file -----------------------------------------------------------------------------------------------
