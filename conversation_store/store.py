@@ -492,7 +492,7 @@ class Store:
         Import conversations that ``export`` wrote: the same ids, bytes, digests and heads; proved before written.
 
         A conversation is written whole or not at all. What is here already is not written again, and a longer log
-        of it goes on where the one here ends. Of an exchange whose outcome was erased tokens and cost do not come along.
+        of it goes on where the one here ends. Tokens and cost of an exchange whose outcome was erased do not come over.
 
         Args:
             lines: As ``export`` gave them: an open file, for instance.
