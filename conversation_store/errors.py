@@ -270,7 +270,7 @@ class IdempotencyError(StoreError):
     def __str__(self) -> str:
         return (
             f"this idempotency key belongs to exchange {self.exchange} of conversation {self.conversation}, "
-            "which was begun with other content"
+            "which was begun with other content, or whose content was erased"
         )
 
 

@@ -85,19 +85,20 @@ class Erasure:
     labels: int = 0
     clean: bool = True
 
-    def __add__(self, other: Erasure) -> Erasure:
-        """Add what another one took."""
-        return Erasure(
-            content=self.content + other.content,
-            turns=self.turns + other.turns,
-            exchanges=self.exchanges + other.exchanges,
-            size=self.size + other.size,
-            blobs=self.blobs + other.blobs,
-            blob_size=self.blob_size + other.blob_size,
-            keys=self.keys + other.keys,
-            summaries=self.summaries + other.summaries,
-            labels=self.labels + other.labels,
-            clean=self.clean and other.clean,
+    @classmethod
+    def total(cls, erasures: Sequence[Erasure], *, clean: bool = True) -> Erasure:
+        """Add up what several took."""
+        return cls(
+            content=tuple(place for each in erasures for place in each.content),
+            turns=tuple(place for each in erasures for place in each.turns),
+            exchanges=tuple(place for each in erasures for place in each.exchanges),
+            size=sum(each.size for each in erasures),
+            blobs=sum(each.blobs for each in erasures),
+            blob_size=sum(each.blob_size for each in erasures),
+            keys=tuple(of for each in erasures for of in each.keys),
+            summaries=tuple(place for each in erasures for place in each.summaries),
+            labels=sum(each.labels for each in erasures),
+            clean=clean,
         )
 
 
@@ -142,21 +143,22 @@ def erase(
     told = why(by, reason)
     if not preview:
         database.refuse_traces()
-    plans = [_planned(database, scope, each) for each in wanted]
+    # All are looked at before the first is written: a hold on the last one keeps them all.
+    foreseen = [_planned(database, scope, each).erasure for each in wanted]
     if preview:
-        return sum((plan.erasure for plan in plans), Erasure())
-    taken = sum((_erased(database, scope, each, told) for each in wanted), Erasure())
-    return taken + Erasure(clean=database.leaves_no_trace()) if taken.content or taken.exchanges else taken
+        return Erasure.total(foreseen)
+    taken = [erasure for each in wanted for erasure in _erased(database, scope, each, told)]
+    return Erasure.total(taken, clean=not taken or database.leaves_no_trace())
 
 
-def _erased(database: Database, scope: str, wanted: Target, told: Mapping[str, str]) -> Erasure:
+def _erased(database: Database, scope: str, wanted: Target, told: Mapping[str, str]) -> Iterator[Erasure]:
+    """Erase what is wanted of one log, and what is found by looking again."""
     done: set[UUID] = set()
     turns: Sequence[int] | None = None
-    taken = Erasure()
     while True:
         plan = _planned(database, scope, wanted) if turns is None else _look_again(database, scope, wanted, turns, done)
         if not plan.cuts:
-            return taken
+            return
         commits = {cut.kept.id: _prepared(cut, scope, told) for cut in plan.cuts}
         work = partial(_write, cuts=plan.cuts, commits=commits)
         try:
@@ -164,7 +166,7 @@ def _erased(database: Database, scope: str, wanted: Target, told: Mapping[str, s
         except (ConflictError, BusyError, LeaseLostError):
             continue  # somebody appended meanwhile: what is to go may be in more places
         if written:
-            taken += plan.erasure
+            yield plan.erasure
             done |= plan.looked_at
             turns = plan.turns
 

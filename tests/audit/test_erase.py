@@ -27,6 +27,7 @@ from conversation_store.errors import (
     ConflictError,
     ContentError,
     HeldError,
+    IdempotencyError,
     LeaseLostError,
     TransferError,
     UnknownOutcomeError,
@@ -441,6 +442,11 @@ def test_a_hold_forbids_it(place: Place) -> None:
         place.store.erase(everything=True, **WHY)
     assert place.store.get("k").turns
     assert [each.reason for each in fork.holds] == ["case 8"]
+    with Store("sqlite://") as there:
+        there.load(place.store.export())
+        assert there.get(fork.id).holds == (second,)
+        with pytest.raises(HeldError, match="case 8"):
+            there.erase(fork.id, **WHY)
     fork.release("settled", "counsel")
     assert fork.holds == ()
     place.store.erase(everything=True, **WHY)
@@ -487,7 +493,7 @@ def test_a_redelivery_does_not_bring_it_back(place: Place) -> None:
     chat.send("SECRETWORD", idempotency_key="u1")
     chat.erase(0, 1, **WHY)
     version, asked = chat.version, len(place.api.requests)
-    with pytest.raises(Exception, match="idempotency"):
+    with pytest.raises(IdempotencyError, match="erased"):
         chat.send("SECRETWORD", idempotency_key="u1")
     assert (chat.refresh().version, len(place.api.requests)) == (version, asked)
 
