@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -376,6 +378,43 @@ def test_who_has_the_words_in_memory_does_not_send_them(place: Place) -> None:
         assert b"SECRETWORD" not in place.api.requests[-1].raw
         assert each.replay(each.exchanges[-1]) == place.api.requests[-1].raw
     assert place.store.verify() == []
+
+
+OTHER: Final = """
+import sys
+from conversation_store import Store
+from conversation_store.errors import ConflictError
+
+with Store(sys.argv[1]) as store:
+    chat = store.get("k")
+    assert b"SECRETWORD" in chat.request(check=False).body
+    print("known", flush=True)
+    sys.stdin.readline()
+    try:
+        chat.begin("more", check=False)
+    except ConflictError:
+        print("conflict", b"SECRETWORD" in chat.refresh().request(check=False).body, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_another_process_that_has_it_open(place: Place) -> None:
+    """It begins nothing with the words it still knows; and its open connections keep nothing in SQLite's log."""
+    chat = place.store.open("k", **SETTINGS)
+    chat.user("SECRETWORD")
+    arguments = [sys.executable, "-c", OTHER, place.url]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "known\n"
+        erasure = chat.erase(0, **WHY)
+        assert erasure.clean == place.url.startswith("sqlite")
+        assert b"SECRETWORD" not in canaries.files(place.url)
+        other.stdin.write("\n")
+        other.stdin.flush()
+        assert other.stdout.readline() == "conflict False\n"
+        other.communicate("\n", timeout=30)
+        assert other.returncode == 0
 
 
 def test_an_append_between_looking_and_writing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
