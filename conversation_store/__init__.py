@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from conversation_store.api.models import Models
     from conversation_store.api.request import Request
     from conversation_store.api.rules import Finding
+    from conversation_store.audit.erase import Erasure
     from conversation_store.audit.faults import Fault
+    from conversation_store.audit.holds import Hold
     from conversation_store.audit.responses import Response
+    from conversation_store.audit.retention import Retention
     from conversation_store.audit.sealing import Seal, Seals
     from conversation_store.audit.timeline import TimelineEntry
     from conversation_store.audit.verify import Checkpoint, Findings
@@ -57,6 +60,7 @@ __all__ = [
     "ConversationStoreError",
     "Cost",
     "Document",
+    "Erasure",
     "Exchange",
     "Export",
     "Fault",
@@ -64,6 +68,7 @@ __all__ = [
     "Findings",
     "Hit",
     "Hits",
+    "Hold",
     "Image",
     "Imported",
     "Listed",
@@ -74,6 +79,7 @@ __all__ = [
     "Reply",
     "Request",
     "Response",
+    "Retention",
     "Seal",
     "Seals",
     "State",
@@ -97,8 +103,11 @@ _HOMES: Final = {
     "api.models": ("Models",),
     "api.request": ("Request",),
     "api.rules": ("Finding",),
+    "audit.erase": ("Erasure",),
     "audit.faults": ("Fault",),
+    "audit.holds": ("Hold",),
     "audit.responses": ("Response",),
+    "audit.retention": ("Retention",),
     "audit.sealing": ("Seal", "Seals"),
     "audit.timeline": ("TimelineEntry",),
     "audit.verify": ("Checkpoint", "Findings"),

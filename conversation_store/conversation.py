@@ -12,7 +12,7 @@ from datetime import date
 from decimal import Decimal
 from functools import partial
 from hashlib import sha256
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 from uuid import UUID
 
 from attrs import evolve
@@ -23,6 +23,8 @@ from conversation_store.api.request import Request
 from conversation_store.api.rules import Finding
 from conversation_store.api.stream import decode_all
 from conversation_store.audit.caches import CacheReport, explain
+from conversation_store.audit.erase import Erasure, Target, erase
+from conversation_store.audit.holds import Hold, hold_draft, holds_of, release_draft
 from conversation_store.audit.responses import Response, response_to
 from conversation_store.audit.timeline import TimelineEntry, timeline
 from conversation_store.audit.verify import Checkpoint, Findings, verify
@@ -71,6 +73,18 @@ LEASE_MARGIN: Final = 30.0
 
 CALLER_LEASE: Final = 900.0
 """Seconds of lease for a request that the caller sends with a client of their own."""
+
+
+class Placed(Protocol):
+    """Anything that says where a turn stands: a ``Turn``, or what a search found."""
+
+    @property
+    def conversation(self) -> UUID:
+        """Whose log it is in."""
+
+    @property
+    def position(self) -> int:
+        """Its place there."""
 
 
 class Conversation:
@@ -164,6 +178,7 @@ class Conversation:
             NotFoundError: The conversation is gone.
         """
         self._history.refresh()
+        self.key = self._history.kept.key
         return self
 
     # --- saying ----------------------------------------------------------------------------------------------------
@@ -851,6 +866,80 @@ class Conversation:
     def diff(self, other: Conversation) -> Divergence:
         """Say how many turns both begin with, and what each goes on with."""
         return views.diff(self._history, other._history)
+
+    # --- erasing ---------------------------------------------------------------------------------------------------
+
+    def erase(self, *turns: Placed | int, reason: str, by: str, labels: bool = False, preview: bool = False) -> Erasure:
+        """
+        Erase turns for good, and all that holds their words by construction. The chain stays valid.
+
+        With a turn go its attachments that nobody else uses, its prefill, what its exchange kept of it, what the search
+        index knows, and whatever came of the requests that held it and made no turn (errors quote, refusals answer).
+        Those requests, here and in forks, can be replayed no more; all others can. Other turns that tell of it in
+        their own words stay: name them too. The idempotency key of a message stays, so that a late redelivery is
+        refused and does not bring the words back. Lengths, times and token counts stay.
+
+        Args:
+            turns: A ``Turn``, of the view or not, a hit of ``Store.search``, or an index into ``turns``.
+            reason: Why; the record keeps it.
+            by: Who asked for it; likewise.
+            labels: Erase title and metadata too, as often as they were given.
+            preview: Say what would go, and write nothing.
+
+        Returns:
+            What went, and which exchanges cannot be replayed any more.
+
+        Raises:
+            ContentError: There is no such turn, or nobody and no reason is named.
+            HeldError: A legal hold stands, here or on a fork that is reached.
+            BusyError: A request that holds such a turn is pending: what comes of it could hold it again.
+            UnknownOutcomeError: Such a request was begun and its worker is gone; ``recover()`` first.
+            ConfigurationError: A SQLite engine of the host's would leave the words in its file.
+        """
+        known = self._history
+        if not turns and not labels:
+            raise ContentError("turns", "name the turns to erase; store.erase(key) takes all of a conversation")
+        places = [views.place_in_record(known, each) for each in turns]
+        logs = {of: frozenset(at for log_, at in places if log_ == of) for of, _ in places}
+        wanted = [Target(conversation=of, positions=at, labels=labels and of == self.id) for of, at in logs.items()]
+        if labels and self.id not in logs:
+            wanted.append(Target(conversation=self.id, positions=frozenset(), labels=True))
+        erasure = erase(known.database, known.kept.scope, wanted, by=by, reason=reason, preview=preview)
+        if not preview:
+            self.refresh()
+        return erasure
+
+    @property
+    def holds(self) -> Sequence[Hold]:
+        """The legal holds that stand on the conversation, oldest first, as of now."""
+        with self._history.database.read() as connection:
+            return tuple(holds_of(connection, self.id))
+
+    def hold(self, reason: str, by: str) -> Hold:
+        """
+        Forbid erasing until it is released: a legal hold, recorded in the log. Several may stand.
+
+        Raises:
+            ContentError: Nobody and no reason is named.
+        """
+        self._history.append_whenever(hold_draft(by, reason))
+        return self.holds[-1]
+
+    def release(self, reason: str, by: str, *, hold: Hold | None = None) -> Sequence[Hold]:
+        """
+        End a legal hold, or all that stand; recorded in the log.
+
+        Returns:
+            Those that ended.
+
+        Raises:
+            ContentError: There is none, or nobody and no reason is named.
+        """
+        ending = [each for each in self.holds if hold is None or each.position == hold.position]
+        if not ending:
+            raise ContentError("hold", "there is no such hold on this conversation")
+        self._history.append_whenever(release_draft(ending, by, reason))
+        return tuple(ending)
 
     # --- export ----------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ ConversationStoreError
 │   ├── NotFoundError          no such conversation; also LookupError
 │   ├── ConflictError          somebody else appended first; .expected .actual
 │   ├── BusyError              an exchange is pending; .until
+│   ├── HeldError              a legal hold forbids erasing; .position
 │   ├── LeaseLostError         the exchange was taken over; the late answer is kept as a note
 │   ├── IdempotencyError       the same idempotency key came with other content
 │   ├── UnknownOutcomeError    whether an earlier request was answered is not known; .state
@@ -228,6 +229,29 @@ class BusyError(StoreError):
 
 
 @define
+class HeldError(StoreError):
+    """
+    A legal hold stands on a conversation, or on a fork whose requests an erasure would reach. Nothing was erased.
+
+    Attributes:
+        position: The entry that records the hold.
+        by: Who asked for it.
+        reason: Why.
+    """
+
+    conversation: UUID
+    position: int
+    by: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"conversation {self.conversation} is held (entry {self.position}, by {self.by}): {self.reason}; "
+            "nothing of it is erased before release()"
+        )
+
+
+@define
 class LeaseLostError(StoreError):
     """The exchange was taken over while this process still worked on it; its answer became a note."""
 
@@ -248,7 +272,7 @@ class IdempotencyError(StoreError):
     def __str__(self) -> str:
         return (
             f"this idempotency key belongs to exchange {self.exchange} of conversation {self.conversation}, "
-            "which was begun with other content"
+            "which was begun with other content, or whose content was erased"
         )
 
 

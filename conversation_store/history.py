@@ -208,6 +208,8 @@ def rebuilt(database: Database, conversation: UUID, position: int, secrets: Mapp
         extra = []
         if "prefill" in fields:
             prefill = _entry(connection, conversation, fields["prefill"])
+            if prefill.body is None:
+                raise CodecError(f"the prefill of exchange {position} was erased")
             extra.append(requests.part_of(prefill.header, prefill.body or b""))
     return messages.request(
         extra,
@@ -456,7 +458,9 @@ class History:
             now = canonical.object_of(self.settings.body)
             then = canonical.object_of(requests.merged(settings.body, entry.body or b"{}"))
             changed = [name for name in ("system", "tools") if now.get(name) != then.get(name)]
-            if of != self.id or fields["view"] != self.head.view_position:
+            if entry.request_salt is None:
+                changed.append("an earlier turn")  # something the request held was erased
+            elif of != self.id or fields["view"] != self.head.view_position:
                 past = Messages()
                 spans, _ = view_at(connection, of, fields["view"])
                 add_messages(past, self.database, connection, spans, fields["last"] + 1)
@@ -529,11 +533,15 @@ class History:
             CodecError: It was neither answered nor refused.
         """
         entry, outcome = self.outcome(exchange)
+        if entry.body is None:
+            raise CodecError(f"the answer of exchange {exchange.position} was erased")
         fields = outcome.get("envelope")
         if not isinstance(fields, Mapping):
             raise CodecError(f"exchange {exchange.position} was not answered")
         if exchange.turn is not None:
             made = self.turn(self.entry(exchange.turn))
+            if not made.body:
+                raise CodecError(f"the answer of exchange {exchange.position} was erased")
             return Reply(exchange=exchange, turn=made, fields=fields, raw_content=made.received)
         body = entry.body or b"{}"
         content = canonical.members(body)["content"]
@@ -617,8 +625,9 @@ class History:
                 raise CodecError(f"entry {position} is no request")
             spans, _ = view_at(connection, self.id, fields["view"])
             seen = turns(self.database, connection, spans, fields["last"] + 1)
-            if "prefill" in fields:
-                seen.append(turn(self.database, self.id, _entry(connection, self.id, fields["prefill"])))
+            prefill = _entry(connection, self.id, fields["prefill"]) if "prefill" in fields else None
+            if prefill is not None and prefill.body is not None:
+                seen.append(turn(self.database, self.id, prefill))
         return seen
 
     @property

@@ -279,7 +279,7 @@ def derived(
     attempts = attempts_of(said)
     envelope = parts.get("envelope")
     if envelope is None or not isinstance(envelope.value, Mapping):
-        billed = state is not State.REJECTED and failed(_fault_of(said))[1]
+        billed = bool(said) and state is not State.REJECTED and failed(_fault_of(said))[1]
         return concluded(exchange, None, state=state, attempts=attempts, billed=billed, at=at)
     work, uses = used_by(envelope.value.get("usage"), content)
     price = parts.get("price")

@@ -604,8 +604,8 @@ def again(known: History, old: Exchange, changes: Mapping[str, Any], terms: Term
     seen = _seen_again(known, old, fields, overrides, at)
     extra = []
     prefill = None
-    if "prefill" in fields:
-        said = known.entry(fields["prefill"])
+    said = known.entry(fields["prefill"]) if "prefill" in fields else None
+    if said is not None and said.body is not None:  # one that was erased is not asked for again
         prefill = canonical.object_of(said.body or b"{}").get("content")
         extra.append(requests.part_of(said.header, said.body or b""))
     known.secrets |= secrets

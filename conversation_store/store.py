@@ -22,8 +22,10 @@ from conversation_store.api import models as model_data
 from conversation_store.api.client import Client
 from conversation_store.api.models import Models
 from conversation_store.api.request import Settings
+from conversation_store.audit.erase import Erasure, Target, erase
 from conversation_store.audit.faults import Fault
 from conversation_store.audit.keys import VerifyKey, verify_keys
+from conversation_store.audit.retention import Retained, Retention
 from conversation_store.audit.sealing import Seal, Sealer, Seals
 from conversation_store.audit.seals import prove, verify_seals
 from conversation_store.audit.verify import Checkpoint, Findings, verify
@@ -204,6 +206,11 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def url(self) -> str:
+        """The database's URL without its password."""
+        return self._database.url
 
     def close(self) -> None:
         """
@@ -529,6 +536,52 @@ class Store:
         """
         return prove(self._database, self.get(which).id)
 
+    def erase(
+        self, *which: str | UUID, reason: str, by: str, everything: bool = False, preview: bool = False
+    ) -> Erasure:
+        """
+        Erase all that conversations hold: turns, settings, keys, titles, metadata, attachments, what was answered.
+
+        What is left proves that there was something: times, lengths, token counts, who erased it and why. It is found
+        by id alone; the key is free again. Forks keep their own turns and lose those they shared; erase them too.
+        Each conversation is one transaction: after a fault, what was erased before it stays erased.
+
+        Args:
+            which: Their keys or ids.
+            reason: Why; the record keeps it.
+            by: Who asked for it; likewise.
+            everything: All conversations of this scope; give no *which* then.
+            preview: Say what would go, and write nothing.
+
+        Raises:
+            ContentError: No conversation is named, or nobody and no reason.
+            NotFoundError: There is no such conversation in this scope.
+            HeldError: A legal hold stands on one of them, or on a fork that is reached; nothing was erased.
+            BusyError, UnknownOutcomeError, ConfigurationError: As ``Conversation.erase``.
+        """
+        if bool(which) == everything:
+            raise ContentError("which", "name conversations, or give everything=True for all of this scope")
+        ids = transfer.every_id(self._database, self.scope) if everything else [self.get(each).id for each in which]
+        wanted = [Target(conversation=each) for each in ids]
+        return erase(self._database, self.scope, wanted, by=by, reason=reason, preview=preview)
+
+    def retention(self, policy: Retention) -> Retained:
+        """Look what of this scope is kept longer than a policy allows: ``.preview()`` says it, ``.apply(…)`` erases."""
+        return Retained(policy, self._database, self.scope)
+
+    def vacuum(self, *, full: bool = False) -> None:
+        """
+        Let the database clear away what was deleted; after an erasure, what a reader or the engine kept of it.
+
+        On SQLite the file is written anew and the write-ahead log emptied. On PostgreSQL dead rows are taken out of the
+        tables; what stood in their pages is overwritten as they fill, or with *full* at once: the tables are written
+        anew, and nobody can use them meanwhile. No database can clear its backups, replicas and archived logs.
+
+        Raises:
+            DatabaseError: The database refused: other transactions may be in the way.
+        """
+        self._database.vacuum(full=full)
+
     def export(self, *which: str | UUID) -> Export:
         """
         Write conversations as lines of JSON that ``load`` reads, here or in another database: whole, with digests.
@@ -555,7 +608,7 @@ class Store:
         Import conversations that ``export`` wrote: the same ids, bytes, digests and heads; proved before written.
 
         A conversation is written whole or not at all. What is here already is not written again, and a longer log
-        of it goes on where the one here ends.
+        of it goes on where the one here ends. Tokens and cost of an exchange whose outcome was erased do not come over.
 
         Args:
             lines: As ``export`` gave them: an open file, for instance.

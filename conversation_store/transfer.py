@@ -20,18 +20,20 @@ from sqlalchemy import Connection
 from conversation_store.api.request import Part, Request, joined
 from conversation_store.audit import derived
 from conversation_store.audit.derived import Began, Exchanges
-from conversation_store.audit.faults import columns, named, part_faults
+from conversation_store.audit.faults import Fault, columns, named, part_faults
 from conversation_store.errors import BusyError, CodecError, ContentError, LineError, NotFoundError, TransferError
 from conversation_store.formats import html, jsonl, markdown, messages
 from conversation_store.formats.jsonl import Arrived, Begun, Closing, Ended, Facts, Logged, Opening, Piece
 from conversation_store.formats.messages import Message
-from conversation_store.formats.reading import Cover
+from conversation_store.formats.reading import Cover, Erased
 from conversation_store.history import History, settings_at, turn_draft
 from conversation_store.history import turns as read_turns
 from conversation_store.preflight import Said, plan
 from conversation_store.record import canonical, chain
 from conversation_store.record.chain import Entry
-from conversation_store.record.turns import Origin, Turn, fields_of
+from conversation_store.record.erasure import Gone
+from conversation_store.record.turns import PREFILL_MARK, Origin, Turn, fields_of
+from conversation_store.record.view import Span
 from conversation_store.storage import blobs, identity, journal, ledger, log
 from conversation_store.storage.blobs import Blob
 from conversation_store.storage.engine import Database
@@ -203,15 +205,14 @@ def export(history: History, form: Form, custom_id: str | None = None) -> Export
         return Export(messages.array(_wires(turns_of(history, counted))), done=counted)
     if form == "batch":
         return _batch(history, custom_id)
-    turns = turns_of(history, counted)
     if form == "openai":
         lost: dict[str, int] = {}
         system = canonical.object_of(history.settings.body).get("system")
-        return Export(messages.chat_completions(system, turns, lost), lost, done=counted)
+        return Export(messages.chat_completions(system, turns_of(history, counted), lost), lost, done=counted)
     kept = history.kept
     settings = canonical.object_of(history.settings.body)
     cover = Cover(id=history.id, key=kept.key, title=kept.title, settings=settings)
-    return Export((markdown if form == "markdown" else html).written(cover, turns), done=counted)
+    return Export((markdown if form == "markdown" else html).written(cover, shown_by(history, counted)), done=counted)
 
 
 def _wires(turns: Iterable[Turn]) -> Iterator[bytes]:
@@ -246,16 +247,31 @@ def _told(request: Request) -> Iterator[bytes]:
 
 def turns_of(history: History, counted: Done) -> Iterator[Turn]:
     """Read the turns of the view, a page at a time; *counted* is told of how many entries they are."""
+    return (each for each in shown_by(history, counted, erased=False) if isinstance(each, Turn))
+
+
+def shown_by(history: History, counted: Done, *, erased: bool = True) -> Iterator[Turn | Erased]:
+    """Read the turns of the view, as ``turns_of``, and where one of them was erased, what is left to say of it."""
     length = history.head.length
     counted.of = sum(span.upto(length) - span.first + 1 for span in history.view[0])
     for span in history.view[0]:
         last = span.upto(length)
         for first in range(span.first, last + 1, PAGE):
-            page = (evolve(span, first=first, last=min(first + PAGE - 1, last)),)
+            page = evolve(span, first=first, last=min(first + PAGE - 1, last))
             with history.database.read() as connection:
-                found = read_turns(history.database, connection, page, length)
-            counted.entries += page[0].upto(length) - first + 1
-            yield from found
+                found: list[Turn | Erased] = [*read_turns(history.database, connection, (page,), length)]
+                if erased:
+                    found += _erased(connection, page)
+            counted.entries += page.upto(length) - first + 1
+            yield from sorted(found, key=lambda each: each.position)
+
+
+def _erased(connection: Connection, span: Span) -> list[Erased]:
+    return [
+        Erased(position, at, str(fields_of(header).get("origin")))
+        for position, at, header in log.read_erased(connection, span.conversation, span.first, span.upto(0))
+        if PREFILL_MARK not in header
+    ]
 
 
 # --- in ------------------------------------------------------------------------------------------------------------
@@ -409,7 +425,7 @@ class _Log:
     """
     A conversation as far as its lines were read: where its log stands, and what its row will tell.
 
-    ``lines`` holds them until they are written.
+    ``lines`` holds them until they are written, ``missing`` what an ``erased`` entry has to explain.
     """
 
     begun: Begun
@@ -425,6 +441,8 @@ class _Log:
     parent: tuple[int, bytes] | None = None
     blobs: set[bytes] = Factory(set)
     arrived: list[Arrived] = Factory(list)
+    missing: list[tuple[Fault, bool, int]] = Factory(list)
+    erased: list[Mapping[str, Any]] = Factory(list)
 
     def logged(self) -> Iterator[Logged]:
         """Read the entries again, from the first."""
@@ -553,12 +571,18 @@ class _Reader:
             raise CodecError("the digest is not that of this entry after the one before")
         fields = fields_of(entry.header)
         for fault in part_faults(now.begun.conversation, entry, fields):
-            raise CodecError(f"{fault.code}: the header commits to {fault.expected}, found {fault.found}")
+            if fault.code != "missing":
+                raise CodecError(f"{fault.code}: the header commits to {fault.expected}, found {fault.found}")
+            now.missing.append((fault, entry.salt is entry.body is entry.about is None, self._number))
+        if entry.kind == "erased":
+            now.erased.append(fields)
         self._uses(now, found, fields)
         _note(now, entry, fields)
 
     def _uses(self, now: _Log, found: Logged, fields: Mapping[str, Any]) -> None:
         committed = named(fields)
+        if committed and not found.uses and found.entry.salt is None:
+            return  # what is missing of it is looked at as a whole
         if len(committed) != len(found.uses):
             raise CodecError(f"the header names {len(committed)} blobs, the line {len(found.uses)}")
         for expected, (digest, salt) in zip(committed, found.uses, strict=True):
@@ -576,6 +600,7 @@ class _Reader:
             self._fault("the conversation's length or head is another one than its entries make")
         if not now.head.length:
             self._fault("a conversation has at least one entry")
+        self._settle_missing(now)
         try:
             if not now.broken:
                 self.taken.append(self._written(now))
@@ -584,6 +609,16 @@ class _Reader:
         finally:
             now.lines.close()
             self._now = None
+
+    def _settle_missing(self, now: _Log) -> None:
+        """Take for erased what an ``erased`` entry names; anything else that is missing is a fault of its line."""
+        gone = Gone.read(now.erased)
+        for fault, whole, line in now.missing:
+            part = "request" if fault.expected == "a request_salt" else "content"
+            if not (gone.holds(part, fault.position) and (whole or part == "request")):
+                now.broken = True
+                message = f"missing: the header commits to {fault.expected}, found {fault.found}"
+                self.faults.append(LineError(line, message, now.begun.conversation))
 
     def _close(self, closing: Closing) -> None:
         if self._now is not None:

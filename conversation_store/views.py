@@ -88,6 +88,27 @@ def place_of(history: History, which: Turn | int, name: str) -> Place:
         raise ContentError(name, f"there are {len(places)} turns, and none at {which}") from None
 
 
+def place_in_record(history: History, which: Any) -> Place:
+    """
+    Say where a turn of this log, or of one it was forked from, stands; it need not be in the view.
+
+    Raises:
+        ContentError: It is none of those.
+    """
+    if isinstance(which, int):
+        return place_of(history, which, "turns")
+    of, position = getattr(which, "conversation", None), getattr(which, "position", None)
+    if not isinstance(of, UUID) or not isinstance(position, int):
+        raise ContentError("turns", f"give a Turn, a hit, or an index into turns, not a {type(which).__name__}")
+    with history.database.read() as connection:
+        each: UUID | None = history.id
+        while each is not None and each != of:
+            each = log.parent_of(connection, each)
+    if each is None:
+        raise ContentError("turns", f"turn {position} is of another conversation")
+    return of, position
+
+
 def rewind(history: History, to: Place | None) -> None:
     """
     Cut the view after a turn; None leaves nothing of it.
@@ -223,6 +244,7 @@ def bring_back(history: History, which: Turn) -> None:
         raise ContentError("turn", f"turn {which.position} is a prefill: it belongs to its request alone")
     spans = now(history)
     place, stood_for = which.place, which.stands_for
+    read_turn(history, place)
     own = Span(*place, place[1])
     if any(span.holds(*place) for span in spans):
         if stood_for is None:

@@ -52,6 +52,8 @@ def test_every_python_block_runs_as_printed(
     assert "2 [True]" in printed
     for line in ("[True] 0", "4", "True 30", "True summary"):
         assert line in printed
+    assert "2 2 True" in printed
+    assert "Which ants can fly? []" in printed
     assert "garden:7 2 ['in the Camargue']" in printed
     assert "1 1" in printed
     assert "['Wetland ants']" in printed

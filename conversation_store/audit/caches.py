@@ -17,6 +17,7 @@ from conversation_store.api import costs
 from conversation_store.api import request as requests
 from conversation_store.api.models import Models
 from conversation_store.api.request import Insert, Marker, Messages, Settings
+from conversation_store.errors import CodecError
 from conversation_store.history import History, add_messages, settings_at, view_at
 from conversation_store.record import canonical
 from conversation_store.record.cost import dollars, work_of
@@ -154,6 +155,8 @@ class _Asked:
     def read(cls, history: History, of: UUID, position: int) -> _Asked:
         entry = history.entry_of(of, position)
         fields = fields_of(entry.header)
+        if entry.request_salt is None:
+            raise CodecError(f"something that exchange {position} sent was erased")
         messages = Messages()
         with history.database.read() as connection:
             spans, _ = view_at(connection, of, fields["view"])

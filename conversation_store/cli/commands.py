@@ -15,6 +15,7 @@ from conversation_store.cli.checks import check
 from conversation_store.cli.costs import models, usage
 from conversation_store.cli.databases import db
 from conversation_store.cli.demo import demo, resume_demo
+from conversation_store.cli.erasures import erase, hold, release, retain
 from conversation_store.cli.failures import Code, code_of, told
 from conversation_store.cli.seals import prove, seal
 from conversation_store.cli.searches import search
@@ -95,6 +96,10 @@ _COMMANDS = (
     import_,
     usage,
     models,
+    erase,
+    retain,
+    hold,
+    release,
     db,
 )
 for _command in _COMMANDS:

@@ -112,7 +112,7 @@ def key_argument(name: str, *, metavar: str = "KEY|ID", **options: Any) -> Calla
 
 @click.group("db")
 def db() -> None:
-    """Make, upgrade and check a database's tables; make its search index anew."""
+    """Make, upgrade and check a database's tables; make its search index anew; clear away what was deleted."""
 
 
 @db.command("upgrade")
@@ -183,4 +183,28 @@ def reindex(url: str) -> int:
         waiting.hide()
         database.close()
     screen.line(f"{database.url}: the search index knows {done:,} entries")
+    return Code.DONE
+
+
+@db.command("vacuum")
+@click.argument("url")
+@click.option("--full", is_flag=True, help="PostgreSQL: write the tables anew; nobody can use them meanwhile.")
+def vacuum(url: str, full: bool) -> int:
+    """
+    Clear away what was deleted at URL: after an erasure, what the database's files may still hold of it.
+
+    SQLite: the file is written anew and its log emptied. PostgreSQL: dead rows go; with --full their pages too.
+    Backups, replicas and archived logs are nobody's to clear but their keeper's.
+    """
+    screen = Screen()
+    database = Database.open(existing(url_of(url)))
+    waiting = screen.waiting()
+    try:
+        migrate.check(database)
+        waiting.show("clearing away what was deleted")
+        database.vacuum(full=full)
+    finally:
+        waiting.hide()
+        database.close()
+    screen.line(f"{database.url}: what was deleted is cleared away")
     return Code.DONE

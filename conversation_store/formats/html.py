@@ -14,6 +14,7 @@ from typing import Final
 
 from conversation_store.formats.reading import (
     Cover,
+    Erased,
     Folded,
     Picture,
     Piece,
@@ -50,6 +51,7 @@ li{color:var(--who)}li::before{content:"";display:inline-block;width:.8em;height
 background:var(--who);vertical-align:-.05em}
 li.prefill::before{background:var(--mark);outline:1px solid var(--who)}
 article.synthetic{border-left-style:dashed}
+.erased{--who:var(--dim);opacity:.8}
 .words{white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate;margin:0 0 .6rem}
 mark{background:var(--mark);color:var(--mark-ink);border-radius:.2em;padding:.05em .15em}
 mark::after{content:" prefill ";font-size:.7em;font-weight:600;vertical-align:.2em;white-space:nowrap}
@@ -90,8 +92,8 @@ _CONTROLS: Final = {
 }
 
 
-def written(cover: Cover, turns: Iterable[Turn]) -> Iterator[bytes]:
-    """Write a transcript, turn by turn."""
+def written(cover: Cover, turns: Iterable[Turn | Erased]) -> Iterator[bytes]:
+    """Write a transcript, turn by turn; an erased one keeps its place."""
     legend = "".join(f'<li class="{name}">{_text(said)}</li>' for name, said in _WHO.items())
     facts = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in cover.facts)
     system = ""
@@ -108,8 +110,15 @@ def written(cover: Cover, turns: Iterable[Turn]) -> Iterator[bytes]:
         f"<body><main><h1>{_text(cover.name)}</h1>\n<dl>{facts}</dl>\n<ul>{legend}</ul>\n{system}\n"
     )
     for turn in turns:
-        yield from _turn(turn)
+        yield from _erased(turn) if isinstance(turn, Erased) else _turn(turn)
     yield b"</main></body></html>\n"
+
+
+def _erased(turn: Erased) -> Iterator[bytes]:
+    yield _bytes(
+        f'<article class="erased"><h2>erased <span>{_text(turn.origin)}</span>'
+        f"<time>{moment(turn.at)}</time></h2></article>\n"
+    )
 
 
 def _turn(turn: Turn) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from conversation_store.formats.reading import Cover, Folded, Picture, Piece, Words, origin_line, pieces_of
+from conversation_store.formats.reading import Cover, Erased, Folded, Picture, Piece, Words, origin_line, pieces_of
 from conversation_store.formats.wording import moment
 from conversation_store.record.turns import Turn
 
@@ -18,13 +18,18 @@ _fences = re.compile(r"`{3,}")
 _marks = re.compile(r"([\\`*_{}\[\]<>#|~!&])")
 
 
-def written(cover: Cover, turns: Iterable[Turn]) -> Iterator[bytes]:
-    """Write a transcript, turn by turn."""
+def written(cover: Cover, turns: Iterable[Turn | Erased]) -> Iterator[bytes]:
+    """Write a transcript, turn by turn; an erased one keeps its place and has no number."""
     yield _bytes(f"# {_line(cover.name)}\n\n")
     yield _bytes("".join(f"- {name}: {_line(value)}\n" for name, value in cover.facts))
     if cover.system:
         yield _bytes(f"\n## system prompt\n\n{_quoted(cover.system)}")
-    for number, turn in enumerate(turns):
+    number = -1
+    for turn in turns:
+        if isinstance(turn, Erased):
+            yield _bytes(f"\n## erased ({_line(turn.origin)})\n\n*{moment(turn.at)}*\n")
+            continue
+        number += 1
         pieces = tuple(pieces_of(turn))
         origin = origin_line(turn, pieces)
         told = f" ({_line(origin)})" if origin else ""

@@ -75,6 +75,15 @@ class Cover:
 
 
 @frozen
+class Erased:
+    """Where a turn was erased: its place in its log, when it was recorded, and who had made it."""
+
+    position: int
+    at: int
+    origin: str
+
+
+@frozen
 class Words:
     """Words; those of ``ours`` came before the model's own and were put in its mouth."""
 

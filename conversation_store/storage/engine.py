@@ -40,7 +40,7 @@ from sqlalchemy.exc import (
 )
 
 from conversation_store.errors import ConfigurationError, ConversationStoreError, DatabaseError
-from conversation_store.storage.tables import VERSION_TABLE
+from conversation_store.storage.tables import VERSION_TABLE, metadata
 
 try:
     import fcntl
@@ -54,6 +54,9 @@ PATIENCE: Final = 15.0
 
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
 """Size of a write-ahead log from which the writer copies it into the database, under the writers' lock."""
+
+VACUUM_BYTES: Final = 64 * 1024 * 1024
+"""Size up to which a SQLite file is written anew after an erasure: a second or less."""
 
 _SQLITE_SETUP: Final = (
     "PRAGMA busy_timeout=15000",
@@ -434,6 +437,113 @@ class Database:
                 self._checkpointed = size
         except (OSError, sqlite3.Error):
             return  # what is committed is safe in the write-ahead log; the next writer tries again
+
+    def refuse_traces(self) -> None:
+        """
+        Make sure that what is deleted is overwritten, where that is the database's own choice.
+
+        Raises:
+            ConfigurationError: A SQLite engine of the host's leaves deleted words in the file.
+        """
+        if self.dialect != "sqlite":
+            return
+        with self.read() as connection:
+            overwrites = connection.exec_driver_sql("PRAGMA secure_delete").scalar() == 1
+        if not overwrites:
+            raise ConfigurationError(
+                "the SQLite engine given leaves what is erased in its file: run PRAGMA secure_delete=ON on each of its "
+                "connections (an event listener for connect), then erase"
+            )
+
+    def leaves_no_trace(self) -> bool:
+        """
+        Clear away what was just deleted, where that is quick and this database lets us be sure of it.
+
+        On SQLite, ``secure_delete`` overwrites what it deletes, but not the copies that moving rows between pages left
+        behind before: the file is written anew where it has at most ``VACUUM_BYTES``, and the log emptied.
+
+        Returns:
+            Whether nothing is left in the file and its log; False on a server, whose files are its own affair.
+        """
+        if self.dialect != "sqlite":
+            return False
+        with self.read() as connection:
+            pages, size = (
+                connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("page_count", "page_size")
+            )
+        if int(pages or 0) * int(size or 0) > VACUUM_BYTES:
+            self.flush()
+            return False
+        try:
+            self.vacuum()
+        except DatabaseError:
+            return False  # what was deleted is; the next erasure or vacuum() tries again
+        return True
+
+    def flush(self, patience: float = 2.0) -> bool:
+        """
+        Copy SQLite's write-ahead log into the file and empty it, so that nothing deleted is left in it.
+
+        Args:
+            patience: Seconds to wait for readers that still look at an older state.
+
+        Returns:
+            False where a reader was in the way, and the log still holds what it held. True on other databases.
+        """
+        if self.dialect != "sqlite":
+            return True
+        self._after_fork()
+        until = time.monotonic() + patience
+        while not self._emptied():
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def _emptied(self) -> bool:
+        with self._alone(), self._lock.held() if self._lock else _nothing(), self.engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            waits = driver.execute("PRAGMA busy_timeout").fetchone()[0]
+            driver.execute("PRAGMA busy_timeout=0").close()  # writers wait for the lock held here
+            try:
+                busy = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            except sqlite3.OperationalError:
+                return False
+            finally:
+                driver.execute(f"PRAGMA busy_timeout={int(waits)}").close()
+            self._checkpointed = 0
+            return not busy
+
+    def vacuum(self, *, full: bool = False) -> None:
+        """
+        Let the database clear away what was deleted: on SQLite the file is written anew, on PostgreSQL dead rows go.
+
+        Args:
+            full: On PostgreSQL write the tables anew: what dead rows held is in no file any more, but nobody can read
+                or write meanwhile.
+
+        Raises:
+            DatabaseError: The database refused.
+        """
+        self._after_fork()
+        names = ", ".join(sorted(metadata.tables))
+        statement = {
+            "sqlite": "VACUUM",
+            "postgresql": f"VACUUM (FULL) {names}" if full else f"VACUUM {names}",
+        }.get(self.dialect, f"OPTIMIZE TABLE {names}")
+        try:
+            with self._alone(), self._lock.held() if self._lock else _nothing(), self.engine.connect() as connection:
+                if self.dialect == "sqlite":
+                    driver: Any = connection.connection.driver_connection
+                    driver.execute(statement).close()
+                else:
+                    connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql(statement)
+        except sqlite3.Error as error:
+            raise translated(OperationalError(statement, None, error)) from None
+        except SQLAlchemyError as error:
+            raise translated(error) from None
+        if not self.flush():
+            raise DatabaseError("locked", "a reader keeps an older state of the database; vacuum again once it is done")
 
     def close(self) -> None:
         """Dispose of our own engine; a host's engine is left alone."""

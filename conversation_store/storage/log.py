@@ -201,6 +201,17 @@ _turns: Final = (
     )
     .order_by(conversation_entry.c.position)
 )
+_erased_turns: Final = (
+    select(conversation_entry.c.position, conversation_entry.c.at, conversation_entry.c.header)
+    .where(
+        conversation_entry.c.conversation == bindparam("of"),
+        conversation_entry.c.position >= bindparam("first"),
+        conversation_entry.c.position <= bindparam("last"),
+        conversation_entry.c.kind == "turn",
+        conversation_entry.c.body.is_(None),
+    )
+    .order_by(conversation_entry.c.position)
+)
 _of_kind: Final = _span.where(conversation_entry.c.kind == bindparam("kind"))
 _turn_entries: Final = _span.where(conversation_entry.c.kind == "turn", conversation_entry.c.body.is_not(None))
 
@@ -544,6 +555,12 @@ def read(connection: Connection, of: UUID, first: int, last: int) -> list[Entry]
 def read_turns(connection: Connection, of: UUID, first: int, last: int) -> list[Entry]:
     """Read the turns of a span that were not erased; prefills are among them."""
     return [_entry(row) for row in connection.execute(_turn_entries, {"of": of.bytes, "first": first, "last": last})]
+
+
+def read_erased(connection: Connection, of: UUID, first: int, last: int) -> list[tuple[int, int, bytes]]:
+    """Read (position, time, header) of a span's turns that were erased."""
+    found = connection.execute(_erased_turns, {"of": of.bytes, "first": first, "last": last})
+    return [(position, at, bytes(header)) for position, at, header in found]
 
 
 def read_kind(connection: Connection, of: UUID, kind: str, first: int, last: int = LAST) -> list[Entry]:

@@ -17,7 +17,7 @@ import hashlib
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
@@ -46,6 +46,7 @@ from sqlalchemy.exc import IntegrityError
 
 from conversation_store.errors import CodecError, DatabaseError
 from conversation_store.record import words
+from conversation_store.record.erasure import runs
 from conversation_store.record.turns import fields_of, role_of
 from conversation_store.record.words import Phrase, Query, Snippet
 from conversation_store.storage.engine import Database, RolledBack
@@ -453,17 +454,30 @@ def clear(connection: Connection, of: UUID, first: int = 0, last: int = LAST, *,
     Returns:
         How many entries it held.
     """
-    here = {"of": of.bytes, "first": first, "last": last}
-    if connection.dialect.name == "sqlite":
-        if connection.execute(_any_here, here).first() is None:
-            return 0
-        secure = for_good and sqlite3.sqlite_version_info >= (3, 42)
-        if secure:
-            _tell_fts(connection, "secure-delete", 1)
-        connection.execute(_delete_words, here)
-        if for_good and not secure:
-            _tell_fts(connection, "optimize")
-    return connection.execute(_delete_here, here).rowcount
+    return _cleared(connection, of, [(first, last)], for_good=for_good)
+
+
+def wipe(connection: Connection, of: UUID, positions: Iterable[int]) -> int:
+    """Take entries out of the index for good, as ``clear`` does a span; the index is put in order once at most."""
+    return _cleared(connection, of, [(first, last) for first, last in runs(positions)], for_good=True)
+
+
+def _cleared(connection: Connection, of: UUID, spans: Iterable[tuple[int, int]], *, for_good: bool) -> int:
+    sqlite = connection.dialect.name == "sqlite"
+    secure = sqlite and for_good and sqlite3.sqlite_version_info >= (3, 42)
+    held = 0
+    for first, last in spans:
+        here = {"of": of.bytes, "first": first, "last": last}
+        if sqlite:
+            if connection.execute(_any_here, here).first() is None:
+                continue
+            if secure and not held:
+                _tell_fts(connection, "secure-delete", 1)
+            connection.execute(_delete_words, here)
+        held += connection.execute(_delete_here, here).rowcount
+    if held and sqlite and for_good and not secure:
+        _tell_fts(connection, "optimize")
+    return held
 
 
 def _tell_fts(connection: Connection, command: str, rank: int | None = None) -> None:
