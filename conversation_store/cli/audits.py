@@ -20,16 +20,8 @@ from conversation_store.errors import ContentError, NotFoundError
 from conversation_store.formats.wording import counted, moment
 from conversation_store.store import Store
 
-_BAR: Final = 24
 _AT_ONCE: Final = 0.5
 """Seconds for which nobody asks how far it is."""
-
-
-def bar(done: int, all_: int) -> str:
-    """Draw how far it is: a bar, a share, and the counts."""
-    share = min(done / all_, 1.0) if all_ else 1.0
-    filled = int(share * _BAR)
-    return f"[{'#' * filled}{'.' * (_BAR - filled)}] {share:4.0%}  {done:,} of {all_:,} entries"
 
 
 def _known(path: str | None) -> Checkpoint | None:
@@ -58,7 +50,7 @@ def _verified(store: Store, which: str | None, since: Checkpoint | None, **how: 
 
         def show(done: int, all_: int) -> None:
             if time.monotonic() - begun > _AT_ONCE:
-                progress.show(bar(done, all_))
+                progress.show(f"{done:,} of {all_:,} entries", done / all_ if all_ else 1.0)
 
         if which is not None:
             return find(store, which).verify(structure=how["structure"], since=since)

@@ -268,7 +268,7 @@ class Progress:
         now = time.monotonic()
         if self._file is not None and now - self._shown >= _SELDOM:
             self._shown = now
-            self._write(one_line(words if share is None else f"{_bar(share)}  {words}", 70))
+            self._write(one_line(words if share is None else f"{bar(share)}  {words}", 70))
 
     def _write(self, words: str) -> None:
         if self._file is not None:
@@ -276,7 +276,8 @@ class Progress:
             self._file.flush()
 
 
-def _bar(share: float) -> str:
+def bar(share: float) -> str:
+    """Draw a share, from 0 to 1, as a bar and in per cent."""
     full = max(0, min(_BAR, int(share * _BAR)))
     return f"{'━' * full}{'─' * (_BAR - full)} {min(max(share, 0.0), 1.0):4.0%}"
 

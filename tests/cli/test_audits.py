@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conversation_store import Store
-from conversation_store.cli.audits import bar
+from conversation_store.cli.terminal import bar
 from conversation_store.testing import MessagesAPI
 from tests.cli import terminals
 from tests.cli.test_transcripts import opened, talking
@@ -16,9 +16,9 @@ from tests.cli.test_transcripts import opened, talking
 
 def test_how_far_it_is() -> None:
     """The bar is full at the end and never beyond it, and an empty store is no division by zero."""
-    assert bar(0, 0).startswith("[########################] 100%")
-    assert bar(1, 2) == "[############............]  50%  1 of 2 entries"
-    assert bar(9, 3).startswith("[########################] 100%")
+    assert bar(0) == "─" * 24 + "   0%"
+    assert bar(0.5) == "━" * 12 + "─" * 12 + "  50%"
+    assert bar(1) == bar(3) == "━" * 24 + " 100%"
 
 
 def test_what_was_known_is_kept_and_held_against_the_store(tmp_path: Path) -> None:
