@@ -8,6 +8,7 @@ columns, because engines reorder, normalise or refuse what is inside those.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -16,6 +17,7 @@ from sqlalchemy import (
     VARBINARY,
     BigInteger,
     Column,
+    Connection,
     Dialect,
     ForeignKeyConstraint,
     Index,
@@ -126,13 +128,11 @@ conversation: Final = Table(
         "scope",
         "id",
         sqlite_where=text("indexed_length < length"),
-        postgresql_where=text("indexed_length < length"),
     ),
     Index(
         "ix_conversation_unsealed",
         "id",
         sqlite_where=text("sealed_length < length"),
-        postgresql_where=text("sealed_length < length"),
     ),
 )
 
@@ -284,13 +284,7 @@ conversation_search: Final = Table(
     Column("words", _words(), nullable=False, comment="as record/words.py tells them apart"),
     PrimaryKeyConstraint("number"),
     Index(None, "conversation", "position", unique=True),
-    Index(
-        "ix_conversation_search_words",
-        "words",
-        postgresql_using="gin",
-        mysql_prefix="FULLTEXT",
-        mariadb_prefix="FULLTEXT",
-    ).ddl_if(callable_=_finds_words),
+    Index("ix_conversation_search_words", "words").ddl_if(callable_=_finds_words),
 )
 """The search index: derived, and never written with an entry. It can be emptied, or dropped and made again."""
 
@@ -354,6 +348,26 @@ _make_fts: Final = DDL(_MAKE_FTS)  # type: ignore[no-untyped-call]
 _drop_fts: Final = DDL(f"DROP TABLE IF EXISTS {SEARCH_FTS}")  # type: ignore[no-untyped-call]
 event.listen(conversation_search, "after_create", _make_fts.execute_if(dialect="sqlite"))
 event.listen(conversation_search, "before_drop", _drop_fts.execute_if(dialect="sqlite"))
+
+_ELSEWHERE: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
+    "postgresql": {
+        "ix_conversation_behind": ("where", "indexed_length < length"),
+        "ix_conversation_unsealed": ("where", "sealed_length < length"),
+        "ix_conversation_search_words": ("using", "gin"),
+    },
+    "mysql": {"ix_conversation_search_words": ("prefix", "FULLTEXT")},
+    "mariadb": {"ix_conversation_search_words": ("prefix", "FULLTEXT")},
+}
+"""What an index is beside its columns, by dialect: to give it with the index would import every one of them."""
+
+
+@event.listens_for(metadata, "before_create")
+def _tell_indexes(_: MetaData, connection: Connection, **__: object) -> None:
+    told = _ELSEWHERE.get(connection.dialect.name, {})
+    for index in (each for table in metadata.tables.values() for each in table.indexes if each.name in told):
+        name, value = told[str(index.name)]
+        index.dialect_options[connection.dialect.name][name] = text(value) if name == "where" else value
+
 
 version: Final = Table(
     VERSION_TABLE,
