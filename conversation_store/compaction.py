@@ -150,6 +150,29 @@ def by_api(
     return pending.begin(history, planned, terms, compacting=compacting)
 
 
+def taken(history: History) -> Turn | None:
+    """
+    Begin the view with the API's newest compaction, where one came by itself; what was before it is read by nobody.
+
+    Source: Messages API documentation, Compaction, 2026-10: earlier messages may be kept or omitted.
+
+    Returns:
+        The turn that holds it; None where the view holds none, or begins with it.
+
+    Raises:
+        ConflictError, BusyError: Somebody else is at it; nothing was written.
+    """
+    turns = history.turns
+    compacted = (n for n, turn in enumerate(turns) if turn.origin is Origin.MODEL and turn.stands_for is not None)
+    found = max(compacted, default=0)
+    if not found:
+        return None
+    turn = turns[found]
+    _, rest = view.parted(views.now(history), turn.place)
+    views.change(history, (Span(*turn.place, turn.position), *rest))
+    return turn
+
+
 def made(history: History, reply: Reply) -> Turn:
     """
     Give the summary that came of an exchange.

@@ -830,7 +830,9 @@ class Conversation:
             summary: The caller's own summary, as for ``user``: nobody is asked then.
             by: Who writes it where the caller does not: ``model`` asks for it in words, an exchange of its own that
                 is part of no view; ``api`` uses the API's own compaction, whose block goes along with every later
-                request. Both are recorded, and a crash between asking and answer loses nothing.
+                request. Both are recorded, and a crash between asking and answer loses nothing. Where an answer
+                began with a compaction that came by itself (``context_management``), ``api`` asks nobody: what was
+                before it, of which the API reads nothing any more, is not sent from now on.
             keep_last: Exchanges at the end that stay as they are. What is not answered yet stays besides.
             instructions: What to ask for, in place of the library's own words (``model``) or of the API's (``api``).
             overrides: Settings for that exchange alone: another ``model``, ``max_tokens`` …
@@ -852,6 +854,8 @@ class Conversation:
             if instructions is not None or overrides:
                 raise ContentError("summary", "is the caller's: nobody is given instructions or settings")
             return compaction.by_caller(known, summary, keep_last)
+        if by == "api" and (found := compaction.taken(known)) is not None:
+            return found
         client = self._client()
         known.refuse_busy()
         sending = self._sending(client, on_rejected="keep")

@@ -409,21 +409,18 @@ class Pending:
         """Write the view after a summary, and the summary where the model wrote it; None where the view stays."""
         known = self._history
         turn = next((n for n, entry in enumerate(ending.drafts) if entry.kind == "turn"), None)
-        if turn is None:
+        if turn is None or self._compacting is None:
             return None
-        told = fields_of(ending.drafts[turn].header).get("stands_for")
-        stood_for = None if told is None else view.spans(told)
-        summarised = stood_for if self._compacting is None else self._compacting.summarised
-        if summarised is None:
-            return None
+        stood_for = b'"stands_for"' in ending.drafts[turn].header
+        summarised = self._compacting.summarised
         now, depth = known.view
         before = view.closed(now, known.head.length)
         more: list[Entry] = []
         new = before  # an answer that is no summary is part of no view
-        if before[: len(summarised)] == summarised and (stood_for is not None or ending.summary is not None):
+        if before[: len(summarised)] == summarised and (stood_for or ending.summary is not None):
             rest = before[len(summarised) :]
             position = known.head.length + turn
-            if stood_for is None and ending.summary is not None:
+            if not stood_for and ending.summary is not None:
                 position, rest = known.head.length + len(ending.drafts), view.without_thinking(rest)
                 more = [ending.summary]
             new = (Span(known.id, position, position), *rest)

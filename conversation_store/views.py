@@ -179,7 +179,7 @@ def edit(history: History, old: Turn, origin: Origin, message: Parted, about: Ma
     if old.stands_for is not None and old.origin is Origin.SUMMARY:
         fields = {"origin": Origin.SUMMARY.value, "stands_for": view.written(old.stands_for)}
     elif old.stands_for is not None:
-        kept = (*kept, *old.stands_for)
+        kept = (*view.minus(kept, old.stands_for), *old.stands_for)
     made = turn_draft(fields, detached, moment, about)
     own = Span(history.id, history.head.length, history.head.length)
     known = history.known_upto(place)

@@ -156,20 +156,25 @@ def test_the_apis_own_compaction(store: Store, chat: Conversation, api: Messages
 
 
 def test_a_compaction_that_came_by_itself(store: Store, chat: Conversation, api: MessagesAPI) -> None:
-    """The API reads nothing that is before it any more, so it is not sent; the record has it, and it comes back."""
+    """The API reads nothing that is before it any more: sent on all the same, or left out when asked; it comes back."""
     edits = {"edits": [{"type": "compact_20260112", "trigger": {"type": "input_tokens", "value": 50_000}}]}
     chat.update(context_management=edits, betas=["compact-2026-01-12"])
     block = {"type": "compaction", "content": "They counted to three.", "encrypted_content": None}
     api.answer(Answer([block, {"type": "text", "text": "Four, then."}]))
     reply = chat.send("four")
     assert reply.text == "Four, then."
-    assert [turn.place for turn in chat.turns] == [reply.turn.place] if reply.turn else False
-    chat.send("five")
-    assert [each["role"] for each in sent(api)["messages"]] == ["assistant", "user"]
-    assert [turn.text for turn in chat.as_seen_by(reply.exchange)][::2] == ["one", "two", "three", "four"][:4]
     assert reply.turn is not None
+    chat.send("and")
+    assert len(sent(api)["messages"]) == 9
+    asked = len(api.requests)
+    assert chat.compact(by="api") == reply.turn
+    assert len(api.requests) == asked
+    assert [turn.text for turn in chat.turns][:2] == ["Four, then.", "and"]
+    chat.send("five")
+    assert [each["role"] for each in sent(api)["messages"]] == ["assistant", "user", "assistant", "user"]
+    assert [turn.text for turn in chat.as_seen_by(reply.exchange)][::2] == ["one", "two", "three", "four"]
     chat.bring_back(reply.turn)
-    assert texts(chat) == ["one", "…", "two", "…", "three", "…", "four", "five", "…"]
+    assert texts(chat) == ["one", "…", "two", "…", "three", "…", "four", "and", "…", "five", "…"]
     sound(store, chat, api)
 
 
@@ -461,20 +466,28 @@ def test_a_summary_is_edited(store: Store, chat: Conversation, api: MessagesAPI)
     sound(store, chat, api)
 
 
-def answers_with_a_compaction(chat: Conversation, api: MessagesAPI, stop_reason: str = "end_turn") -> None:
-    """Let the API compact by itself in the answer to the fourth words."""
+def answers_with_a_compaction(
+    chat: Conversation, api: MessagesAPI, stop_reason: str = "end_turn", *, alone: bool
+) -> None:
+    """Let the API compact by itself in the answer to the fourth words; that answer may stand alone in the view."""
     edits = {"edits": [{"type": "compact_20260112", "pause_after_compaction": stop_reason == "compaction"}]}
     chat.update(context_management=edits, betas=["compact-2026-01-12"])
     block = {"type": "compaction", "content": "They counted to three.", "encrypted_content": None}
     more = [] if stop_reason == "compaction" else [{"type": "text", "text": "Four, then."}]
     api.answer(Answer([block, *more], stop_reason=stop_reason))
     chat.send("four")
-    assert len(chat.turns) == 1
+    assert len(chat.turns) == 8
+    if alone:
+        chat.compact(by="api")
+        assert len(chat.turns) == 1
 
 
-def test_an_answer_with_a_compaction_is_asked_for_again(store: Store, chat: Conversation, api: MessagesAPI) -> None:
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_answer_with_a_compaction_is_asked_for_again(
+    store: Store, chat: Conversation, api: MessagesAPI, alone: bool
+) -> None:
     """What it stands for is what it answers."""
-    answers_with_a_compaction(chat, api)
+    answers_with_a_compaction(chat, api, alone=alone)
     chat.regenerate()
     assert [each["content"] for each in sent(api)["messages"]][::2] == ["one", "two", "three", "four"]
     assert texts(chat)[-2:] == ["four", "…"]
@@ -484,19 +497,22 @@ def test_an_answer_with_a_compaction_is_asked_for_again(store: Store, chat: Conv
     sound(store, chat, api)
 
 
-def test_an_answer_with_a_compaction_is_edited(store: Store, chat: Conversation, api: MessagesAPI) -> None:
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_answer_with_a_compaction_is_edited(store: Store, chat: Conversation, api: MessagesAPI, alone: bool) -> None:
     """The words in its place stand after what it stood for: else nothing of that were sent."""
-    answers_with_a_compaction(chat, api)
-    chat.edit(0, "Four!")
+    answers_with_a_compaction(chat, api, alone=alone)
+    chat.edit(-1, "Four!")
     assert texts(chat) == ["one", "…", "two", "…", "three", "…", "four", "Four!"]
     sound(store, chat, api)
 
 
-def test_a_pause_after_a_compaction(store: Store, chat: Conversation, api: MessagesAPI) -> None:
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_pause_after_a_compaction(store: Store, chat: Conversation, api: MessagesAPI, alone: bool) -> None:
     """The next send goes on from the block; what it answers is asked for again as any answer is."""
-    answers_with_a_compaction(chat, api, "compaction")
+    answers_with_a_compaction(chat, api, "compaction", alone=alone)
     chat.send()
-    assert [[block["type"] for block in each["content"]] for each in sent(api)["messages"]] == [["compaction"]]
+    assert len(sent(api)["messages"]) == (1 if alone else 8)
+    assert [block["type"] for block in sent(api)["messages"][-1]["content"]] == ["compaction"]
     chat.regenerate()
     assert [each["content"] for each in sent(api)["messages"]][::2] == ["one", "two", "three", "four"]
     sound(store, chat, api)

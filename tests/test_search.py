@@ -546,6 +546,8 @@ def test_a_store_from_before_is_upgraded_and_searched(database_url: str) -> None
             *(["DROP TABLE conversation_search_fts"] if sqlite else []),
             "DROP TABLE conversation_search",
             "DROP INDEX ix_conversation_behind",
+            "DROP INDEX ix_conversation_unsealed",
+            *(f"DROP TABLE conversation_{name}" for name in ("checkpoint", "tile", "seal", "log")),
             "UPDATE conversation_store_version SET version_num = '0002'",
         ):
             connection.execute(text(statement))
