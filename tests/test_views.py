@@ -376,10 +376,16 @@ class Views(RuleBasedStateMachine):
         left = [turn for turn in left if turn.conversation in shown]
         if left:
             turn = data.draw(st.sampled_from(left))
+            first = turns[0][:2] if turns and turns[0][:2] in self.summed else None
+            hidden = first is not None and turn.place in {each[:2] for each in self.summed[first][1]}
             try:
                 chat.bring_back(turn)
             except ContentError:
-                assert turn.conversation not in {of for of, _, _ in turns}
+                assert turn.conversation not in {of for of, _, _ in turns} or (turn.place in self.summed and hidden)
+                return
+            if turn.place in self.summed:  # it takes its turns' place again, before everything else
+                assert not hidden
+                turns[:] = [(*turn.place, turn.text), *self._without(turns, turn.place)]
                 return
             before = [
                 n for n, (of, position, _) in enumerate(turns) if of == turn.conversation and position < turn.position
@@ -388,6 +394,7 @@ class Views(RuleBasedStateMachine):
                 n for n, (of, position, _) in enumerate(turns) if of == turn.conversation and position > turn.position
             ]
             at = before[-1] + 1 if before else after[0] if after else len(turns)
+            at = max(at, int(first is not None))  # a summary stands before everything else
             turns.insert(at, (turn.conversation, turn.position, turn.text))
 
     @rule(data=st.data(), keep=st.integers(0, 2))
@@ -414,7 +421,17 @@ class Views(RuleBasedStateMachine):
             n = data.draw(st.sampled_from(shown))
             turn, before = self.summed[turns[n][:2]]
             chat.bring_back(turn)
-            turns[n : n + 1] = before
+            turns[:] = [
+                *self._without(turns[:n], turn.place),
+                *before,
+                *self._without(turns[n + 1 :], turn.place),
+            ]
+
+    def _without(self, turns: list[tuple[UUID, int, str]], summary: tuple[UUID, int]) -> list[tuple[UUID, int, str]]:
+        """Leave out what a summary stands for, and what the summary stands for with which that begins."""
+        _, covered = self.summed[summary]
+        left = [turn for turn in turns if turn not in covered]
+        return self._without(left, covered[0][:2]) if covered[0][:2] in self.summed else left
 
     @rule(data=st.data())
     def resume(self, data: st.DataObject) -> None:
