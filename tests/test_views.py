@@ -354,6 +354,9 @@ class Views(RuleBasedStateMachine):
         if turns:
             at = data.draw(st.integers(0, len(turns) - 1))
             turn = chat.edit(at, f"{next(self.numbers)}")
+            old = turns[at][:2]
+            if old in self.summed:  # a summary said otherwise stands for the same
+                self.summed[turn.place] = (turn, self.summed[old][1])
             turns[at:] = [(turn.conversation, turn.position, turn.text)]
 
     @rule(data=st.data())
