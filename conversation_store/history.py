@@ -37,7 +37,7 @@ from conversation_store.record.chain import Entry, draft
 from conversation_store.record.exchange import Exchange, State
 from conversation_store.record.reply import Reply
 from conversation_store.record.splices import Parted
-from conversation_store.record.turns import PREFILL_MARK, Origin, Turn, fields_of, splices_of, turn_of, without_thinking
+from conversation_store.record.turns import PREFILL_MARK, Origin, Turn, fields_of, turn_of, without_thinking
 from conversation_store.record.view import View
 from conversation_store.storage import blobs, identity, ledger, log
 from conversation_store.storage.blobs import Blob
@@ -145,18 +145,22 @@ def turns(database: Database, connection: Connection, spans: View, length: int) 
     return found
 
 
-def turn(database: Database, conversation: UUID, entry: Entry) -> Turn:
-    """Look at an entry as a turn."""
-    return turn_of(conversation, entry, _strings_of(database, conversation, entry))
+def turn(database: Database, conversation: UUID, entry: Entry, origin: Origin | None = None) -> Turn:
+    """Look at an entry as a turn; *origin* where it is known."""
+    return turn_of(conversation, entry, _strings_of(database, conversation, entry), origin)
+
+
+def _no_strings() -> Sequence[bytes]:
+    return ()
 
 
 def _strings_of(database: Database, conversation: UUID, entry: Entry) -> Callable[[], Sequence[bytes]]:
+    if b'"splices"' not in entry.header:
+        return _no_strings  # one for all: an object less for each of many turns
     return partial(_read_strings, database, conversation, entry.position, entry.header)
 
 
 def _read_strings(database: Database, conversation: UUID, position: int, header: bytes) -> list[bytes]:
-    if not splices_of(header):
-        return []
     with database.read() as connection:
         used = blobs.used(connection, conversation, position, position).get(position, [])
     return [b"".join(each) for each in attachments.inserts_of(database, header, used)]
@@ -468,9 +472,9 @@ class History:
                     changed.append("an earlier turn")
         return changed
 
-    def turn(self, entry: Entry) -> Turn:
-        """Look at an entry as a turn."""
-        return turn(self.database, self.id, entry)
+    def turn(self, entry: Entry, origin: Origin | None = None) -> Turn:
+        """Look at an entry as a turn; *origin* where it is known."""
+        return turn(self.database, self.id, entry, origin)
 
     def turn_at(self, conversation: UUID, entry: Entry) -> Turn:
         """Look at an entry of any log that this view shows as a turn."""
@@ -776,7 +780,8 @@ def fields_for(origin: Origin, message: Detached) -> dict[str, Any]:
 
 def turn_draft(fields: Mapping[str, Any], kept: Detached, at: int, about: Mapping[str, Any] | None = None) -> Entry:
     """Write a turn's entry."""
-    fields = {**fields, **kept.fields()}
+    if kept.marks or kept.splices:
+        fields = {**fields, **kept.fields()}
     return draft("turn", at=at, salt=identity.new_salt(), fields=fields, body=kept.body, about=about)
 
 

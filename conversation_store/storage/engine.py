@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -118,7 +119,7 @@ class Compiled:
         sql, names, constants = known
         given: list[Any] = [{**constants, **row} for row in rows] if constants else list(rows)
         if names is not None:
-            given = [tuple([row[name] for name in names]) for row in given]
+            given = list(map(itemgetter(*names), given))  # no statement of ours takes a single value
         if options.get(_UNHEARD):
             return _run_directly(connection, sql, given)
         return connection.exec_driver_sql(sql, given if len(given) > 1 else given[0]).rowcount

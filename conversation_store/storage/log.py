@@ -254,7 +254,8 @@ def append(connection: Connection, commit: Commit) -> bool:
         if is_there(connection, commit):
             return False
         raise _what_is_in_the_way(connection, commit)
-    _insert_entries.run(connection, *(row_of(commit.conversation, entry) for entry in commit.entries))
+    of = commit.conversation.bytes
+    _insert_entries.run(connection, *(row_of(of, entry) for entry in commit.entries))
     if commit.uses:
         connection.execute(_insert_uses, [_use_row(commit, use) for use in commit.uses])
     return True
@@ -285,10 +286,10 @@ def _what_is_in_the_way(connection: Connection, commit: Commit) -> Exception:
     return ConflictError(commit.conversation, commit.before.length, length)
 
 
-def row_of(of: UUID, entry: Entry) -> dict[str, Any]:
-    """Write an entry as a row."""
+def row_of(of: bytes, entry: Entry) -> dict[str, Any]:
+    """Write an entry of a conversation, given the bytes of its id, as a row."""
     return {
-        "conversation": of.bytes,
+        "conversation": of,
         "position": entry.position,
         "kind": entry.kind,
         "at": entry.at,
@@ -329,7 +330,7 @@ def create(connection: Connection, commit: Commit, *, key: str | None, forked_fr
             key=key,
             forked_from=forked_from,
         )
-        _insert_entries.run(connection, *(row_of(commit.conversation, entry) for entry in commit.entries))
+        _insert_entries.run(connection, *(row_of(commit.conversation.bytes, entry) for entry in commit.entries))
         if commit.uses:
             connection.execute(_insert_uses, [_use_row(commit, use) for use in commit.uses])
     except IntegrityError:
@@ -376,7 +377,7 @@ def put_row(
 
 def put_entries(connection: Connection, of: UUID, scope: str, entries: Sequence[Entry], uses: Sequence[Use]) -> None:
     """Write entries as they were in another database; their row is written by ``put_row`` and ``put_head``."""
-    _insert_entries.run(connection, *(row_of(of, entry) for entry in entries))
+    _insert_entries.run(connection, *(row_of(of.bytes, entry) for entry in entries))
     if uses:
         rows = [
             {
