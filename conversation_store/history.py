@@ -112,24 +112,31 @@ def add_messages(
         if since and span.last is not None:
             continue
         first, last = max(span.first, since), span.upto(length)
-        found = log.read_wires(connection, span.conversation, first, last)
-        rows = [row for row in found if PREFILL_MARK not in row[1]]
-        if not span.thinking:
-            rows = [
-                (position, shorter, body)
-                for position, header, body in rows
-                if (shorter := without_thinking(header, body)) is not None
-            ]
-        spliced = [n for n, (_, header, _) in enumerate(rows) if b'"splices"' in header]
-        used = blobs.used(connection, span.conversation, first, last) if spliced else {}
-        at = 0
-        for n in spliced:
-            messages.extend(span.conversation, rows[at:n])
-            position, header, body = rows[n]
-            strings = attachments.inserts_of(database, header, used.get(position, ()))
-            messages.add((span.conversation, position), header, body, strings)
-            at = n + 1
-        messages.extend(span.conversation, rows[at:])
+        used: Mapping[int, Sequence[Blob]] | None = None
+        for page in log.read_wires(connection, span.conversation, first, last):
+            rows = _shown(page, thinking=span.thinking)
+            at = 0
+            for n in [n for n, (_, header, _) in enumerate(rows) if b'"splices"' in header]:
+                if used is None:
+                    used = blobs.used(connection, span.conversation, first, last)
+                messages.extend(span.conversation, rows[at:n])
+                position, header, body = rows[n]
+                strings = attachments.inserts_of(database, header, used.get(position, ()))
+                messages.add((span.conversation, position), header, body, strings)
+                at = n + 1
+            messages.extend(span.conversation, rows[at:])
+
+
+def _shown(rows: Sequence[tuple[int, bytes, bytes]], *, thinking: bool) -> list[tuple[int, bytes, bytes]]:
+    """Leave out prefills, which are in the answers they begin, and thinking where the view leaves it out."""
+    told = [row for row in rows if PREFILL_MARK not in row[1]]
+    if thinking:
+        return told
+    return [
+        (position, shorter, body)
+        for position, header, body in told
+        if (shorter := without_thinking(header, body)) is not None
+    ]
 
 
 def turns(database: Database, connection: Connection, spans: View, length: int) -> list[Turn]:
@@ -468,7 +475,7 @@ class History:
                 past = Messages()
                 spans, _ = view_at(connection, of, fields["view"])
                 add_messages(past, self.database, connection, spans, fields["last"] + 1)
-                if past.places != self.messages.places[:turn]:
+                if list(past.places) != self.messages.places[:turn]:
                     changed.append("an earlier turn")
         return changed
 

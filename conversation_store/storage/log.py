@@ -6,7 +6,7 @@ No statement here reads a number of rows that grows with a history it was not as
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -121,6 +121,9 @@ class Commit:
     lease: int | None = None
     owner: str = ""
 
+
+_PAGE: Final = 1024
+"""Rows of a history that are in memory at a time."""
 
 _changed: Final = (
     update(conversation)
@@ -570,10 +573,11 @@ def read_kind(connection: Connection, of: UUID, kind: str, first: int, last: int
     return [_entry(row) for row in found]
 
 
-def read_wires(connection: Connection, of: UUID, first: int, last: int) -> Iterable[tuple[int, bytes, bytes]]:
-    """Read (position, header, body) of a span's turns: the path of every request, so plain tuples."""
-    result = connection.execute(_turns, {"of": of.bytes, "first": first, "last": last})
-    return result.cursor.fetchall() if result.cursor is not None else ()
+def read_wires(connection: Connection, of: UUID, first: int, last: int) -> Iterator[Sequence[tuple[int, bytes, bytes]]]:
+    """Read (position, header, body) of a span's turns, page by page: the path of every request, so plain tuples."""
+    cursor = connection.execute(_turns, {"of": of.bytes, "first": first, "last": last}).cursor
+    while cursor is not None and (page := cursor.fetchmany(_PAGE)):
+        yield page
 
 
 def _entry(row: Any) -> Entry:
