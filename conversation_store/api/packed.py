@@ -41,6 +41,10 @@ class Pairs(Sequence[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return zip(self._firsts, self._seconds, strict=True)
 
+    def since(self, index: int) -> Iterator[tuple[int, int]]:
+        """Give the pairs from *index* on, without going over those before."""
+        return zip(self._firsts[index:], self._seconds[index:], strict=True)
+
     def append(self, first: int, second: int) -> None:
         """Add a pair."""
         self._firsts.append(first)

@@ -444,7 +444,7 @@ class Messages:
         return range(start, end)
 
     @property
-    def closed(self) -> Sequence[tuple[int, int]]:
+    def closed(self) -> Pairs:
         """Of each message that is complete: its first turn, and where it ends in the buffer."""
         return self._closed
 

@@ -20,7 +20,7 @@ from attrs import evolve
 
 from conversation_store.api.rules.asked import Asked
 from conversation_store.api.rules.blocks import OF_A_BLOCK, block_type, text_not_blank
-from conversation_store.api.rules.findings import Finding, Fix, named
+from conversation_store.api.rules.findings import Finding, Fix
 from conversation_store.api.rules.messages import OF_A_MESSAGE, check_shape, message_of
 from conversation_store.api.rules.order import OF_THE_ORDER
 from conversation_store.api.rules.places import Place
@@ -74,7 +74,7 @@ def check_request(asked: Asked) -> list[Finding]:
     """
     final = f"messages.{asked.outline.count - 1}.content" if is_open_ended(asked) else None
     said = (each for each in asked.outline.all_findings if (each.rule, each.path) != ("content_not_empty", final))
-    found = [*said, *(each for rule in _OF_A_REQUEST for each in named(rule, rule(asked)))]
+    found = [*said, *(evolve(each, rule=rule.__name__) for rule in _OF_A_REQUEST for each in rule(asked))]
     return [
         evolve(finding, severity="warning") if asked.on < _REFUSED_SINCE.get(finding.rule, asked.on) else finding
         for finding in found
