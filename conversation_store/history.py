@@ -18,6 +18,7 @@ from conversation_store.api import request as requests
 from conversation_store.api.client import Client
 from conversation_store.api.models import Models
 from conversation_store.api.request import Messages, Request, Settings
+from conversation_store.api.rules import Asked, Finding, check_parameters
 from conversation_store.api.rules.order import Outline
 from conversation_store.api.rules.reading import grow
 from conversation_store.api.stream import decode_all
@@ -308,6 +309,7 @@ class History:
         self._outline = Outline()
         self._known = 0
         self._turns: tuple[Head, list[Turn]] | None = None
+        self._judged: tuple[object, Sequence[Finding]] = (None, ())
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -392,6 +394,21 @@ class History:
         grow(outline, messages)
         self._outline = outline
         return outline
+
+    def judged(self, settings: bytes, asked: Asked) -> Sequence[Finding]:
+        """Say what the rules find in the parameters of a request; those of the last one are not looked at again."""
+        which = (
+            settings,
+            asked.version,
+            asked.betas,
+            asked.on,
+            asked.sending,
+            asked.stream,
+            asked.allow_unlisted_model,
+        )
+        if self._judged[0] != which:
+            self._judged = (which, check_parameters(asked))
+        return self._judged[1]
 
     @property
     def turns(self) -> list[Turn]:
