@@ -112,6 +112,10 @@ class Beside:
             for name, times in taken.items():
                 self.note(cost, where, self._benchmark.stats.stats.median, statistics.median(times[warmup:]), name)
 
+    def measure(self, work: Callable[[], object], rounds: int) -> None:
+        """Do something that measures itself; what it finds is noted afterwards."""
+        self._benchmark.pedantic(work, rounds=rounds if self.measuring else 1)
+
     def note(self, cost: str, where: str, ours: float, floor: float, named: str) -> None:
         """Put a line into the table, and into what pytest-benchmark saves."""
         row = Row(cost, where, ours, floor, named)
