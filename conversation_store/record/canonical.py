@@ -132,6 +132,23 @@ def object_of(data: bytes) -> Mapping[str, Any]:
     return value
 
 
+def object_at(data: bytes, text: str, start: int) -> tuple[Mapping[str, Any], bytes, int]:
+    """
+    Parse the object that begins at a character of *text*, which is *data* decoded.
+
+    Returns:
+        The object, its bytes, and the character at which it ends.
+
+    Raises:
+        CodecError: There is none, or *data* is too deep.
+    """
+    _refuse_deep(data)
+    value, end = _value_at(text, start)
+    if not isinstance(value, Mapping):
+        raise CodecError("expected a JSON object")
+    return value, data[start:end] if text.isascii() else text[start:end].encode(), end
+
+
 def _expect(pattern: re.Pattern[str], text: str, at: int, what: str) -> re.Match[str]:
     found = pattern.match(text, at)
     if found is None:

@@ -129,13 +129,14 @@ class Bare:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def append(self) -> None:
-        """Append the newest entry once more: compare and set, insert, commit."""
+    def append(self, times: int = 1) -> None:
+        """Append the newest entry once more, or so many times at once: compare and set, insert, commit."""
         self._execute("BEGIN IMMEDIATE")
-        self._compare_and_set(self._entries[-1:], self._token)
-        self._insert("conversation_entry", self._placed(self._entries[-1:]))
+        entries = self._entries[-1:] * times
+        self._compare_and_set(entries, self._token)
+        self._insert("conversation_entry", self._placed(entries))
         self._execute("COMMIT")
-        self._length += 1
+        self._length += times
 
     def ask(self) -> None:
         """Write the rows of one exchange once more: turn and request, commit; outcome and turn, commit."""
