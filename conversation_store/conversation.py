@@ -38,6 +38,7 @@ from conversation_store.errors import (
     ToolOutcomeError,
 )
 from conversation_store.formats.messages import Message
+from conversation_store.formats.reading import Erased
 from conversation_store.history import History, Options, settings_draft, turn_draft
 from conversation_store.mending import Mended, mend
 from conversation_store.pending import Pending, Terms
@@ -60,7 +61,7 @@ from conversation_store.storage.tables import KEY_BYTES, NO_TOKEN
 from conversation_store.streaming import JournalMode, Stream
 from conversation_store.tokens import Tokens
 from conversation_store.tools import Tool
-from conversation_store.transfer import Export, Form
+from conversation_store.transfer import Done, Export, Form
 from conversation_store.views import Branch, Divergence
 
 Recovery: TypeAlias = Literal["resend", "keep_partial", "give_up"]
@@ -944,6 +945,16 @@ class Conversation:
             raise ContentError("hold", "there is no such hold on this conversation")
         self._history.append_whenever(release_draft(ending, by, reason))
         return tuple(ending)
+
+    def transcript(self) -> Iterator[Turn | Erased]:
+        """
+        Give the turns as they stand, page by page; in the place of one that was erased, what is left to say of it.
+
+        Raises:
+            CodecError: An entry cannot be read; ``verify`` says where.
+        """
+        self.refresh()
+        return transfer.shown_by(self._history, Done())
 
     # --- export ----------------------------------------------------------------------------------------------------
 
