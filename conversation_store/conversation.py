@@ -27,7 +27,8 @@ from conversation_store.audit.erase import Erasure, Target, erase
 from conversation_store.audit.holds import Hold, hold_draft, holds_of, release_draft
 from conversation_store.audit.responses import Response, response_to
 from conversation_store.audit.timeline import TimelineEntry, timeline
-from conversation_store.audit.verify import Checkpoint, Findings, verify
+from conversation_store.audit.checkpoints import Checkpoint
+from conversation_store.audit.verification import Findings, verify
 from conversation_store.errors import (
     BusyError,
     CodecError,

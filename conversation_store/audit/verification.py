@@ -16,10 +16,11 @@ from hashlib import sha256
 from typing import Any, Final
 from uuid import UUID
 
-from attrs import Factory, define, field, frozen
+from attrs import Factory, define, field
 from sqlalchemy import Connection
 
 from conversation_store import history
+from conversation_store.audit.checkpoints import Checkpoint
 from conversation_store.audit.faults import NOBODY, Fault, shown
 from conversation_store.audit.replays import Bodies
 from conversation_store.audit.walk import ANYTHING, Found, Peeked, Walk
@@ -30,62 +31,8 @@ from conversation_store.storage.engine import Database
 from conversation_store.storage.tables import NO_TOKEN
 
 _ID: Final = 16
-_FORMAT: Final = 1
 _MEASURED: Final = 64 * 1024 * 1024
 """Bytes up to which a blob's size in pixels and pages is looked at: no document the API takes is larger."""
-
-
-@frozen
-class Checkpoint:
-    """
-    Where conversations stood when they were verified: an auditor's own memory, to be kept out of the database's reach.
-
-    Attributes:
-        heads: By conversation, how many entries its log had and the digest of the last one.
-        scope: The tenant they belong to.
-    """
-
-    heads: Mapping[UUID, tuple[int, bytes]] = field(factory=dict, repr=lambda heads: f"<{len(heads)}>")
-    scope: str = ""
-
-    def json(self) -> bytes:
-        """Write it as JSON, the same bytes for the same heads."""
-        heads = {of.hex: [length, digest.hex()] for of, (length, digest) in self.heads.items()}
-        return canonical.header(
-            {"conversation_store": "checkpoint", "format": _FORMAT, "heads": heads, "scope": self.scope}
-        )
-
-    @classmethod
-    def read(cls, data: bytes) -> Checkpoint:
-        """
-        Read what ``json`` wrote.
-
-        Raises:
-            ContentError: It is no checkpoint, or one of a later release.
-        """
-        try:
-            said = canonical.object_of(data)
-            if (said["conversation_store"], said["format"]) != ("checkpoint", _FORMAT):
-                raise ContentError("checkpoint", "is none that this release reads")
-            heads = {UUID(hex=of): (_length(length), _digest(head)) for of, (length, head) in said["heads"].items()}
-            return cls(heads, str(said["scope"]))
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, ContentError):
-                raise
-            raise ContentError("checkpoint", f"is none: {error}") from None
-
-
-def _length(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError("a length is a number from 0 on")
-    return value
-
-
-def _digest(value: str) -> bytes:
-    digest = bytes.fromhex(value)
-    if len(digest) != chain.DIGEST:
-        raise ValueError("a digest has 32 bytes")
-    return digest
 
 
 class Findings(list[Fault]):
