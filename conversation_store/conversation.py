@@ -23,11 +23,11 @@ from conversation_store.api.request import Request
 from conversation_store.api.rules import Finding
 from conversation_store.api.stream import decode_all
 from conversation_store.audit.caches import CacheReport, explain
+from conversation_store.audit.checkpoints import Checkpoint
 from conversation_store.audit.erase import Erasure, Target, erase
 from conversation_store.audit.holds import Hold, hold_draft, holds_of, release_draft
 from conversation_store.audit.responses import Response, response_to
 from conversation_store.audit.timeline import TimelineEntry, timeline
-from conversation_store.audit.checkpoints import Checkpoint
 from conversation_store.audit.verification import Findings, verify
 from conversation_store.errors import (
     BusyError,

@@ -342,6 +342,39 @@ def _reached(
     return cut
 
 
+@frozen
+class Reach:
+    """
+    How far the words of some turns reach in a log.
+
+    Attributes:
+        content: The entries whose content holds them or may quote them, by position.
+        request: The requests whose body held them.
+    """
+
+    content: frozenset[int]
+    request: frozenset[int]
+
+
+def reach(connection: Connection, scope: str, of: UUID, turns: Mapping[UUID, Sequence[int]]) -> Reach:
+    """
+    Say what of a log would go with some turns if they were erased, and so tells of them to whoever is shown it.
+
+    Args:
+        connection: Reads the log.
+        scope: The tenant.
+        of: Whose log.
+        turns: By log, this one and those it was forked from: positions, ascending; in this one they are turns.
+    """
+    home = _chain_of(connection, scope, of)
+    cut = _Cut(kept=home.kept)
+    own = frozenset(turns.get(of, ()))
+    shared = _some(connection, home, cut, Target(conversation=of, positions=own)) if own else ()
+    for each, positions in {**turns, of: sorted({*own, *shared})}.items():
+        _follow(connection, home, cut, home.holding(each, positions))
+    return Reach(own.union(cut.content), frozenset(cut.request))
+
+
 def _plan(
     connection: Connection, reached: Sequence[_Cut], home: UUID, turns: Sequence[int], first: Sequence[int]
 ) -> _Plan:

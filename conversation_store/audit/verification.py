@@ -25,7 +25,7 @@ from conversation_store.audit.faults import NOBODY, Fault, shown
 from conversation_store.audit.replays import Bodies
 from conversation_store.audit.walk import ANYTHING, Found, Peeked, Walk
 from conversation_store.errors import AttachmentError, ContentError
-from conversation_store.record import canonical, chain, media
+from conversation_store.record import chain, media
 from conversation_store.storage import blobs, rows
 from conversation_store.storage.engine import Database
 from conversation_store.storage.tables import NO_TOKEN

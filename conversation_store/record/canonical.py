@@ -272,9 +272,9 @@ def _name(name: str) -> bytes:
 _header_encoder: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
 
 
-def header(fields: Mapping[str, object]) -> bytes:
+def header(fields: Mapping[str, object] | Sequence[object] | str) -> bytes:
     """
-    Write an entry's header: keys sorted, ASCII, no spaces; absent rather than null.
+    Write an entry's header, or what else is hashed as it is written: keys sorted, ASCII, no spaces; absent, not null.
 
     A subset of RFC 8785, so that any implementation of it writes the same bytes.
     """
