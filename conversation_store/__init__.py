@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from conversation_store.api.rules import Finding
     from conversation_store.audit.checkpoints import Checkpoint
     from conversation_store.audit.erase import Erasure
+    from conversation_store.audit.evidence import Evidence
     from conversation_store.audit.faults import Fault
     from conversation_store.audit.holds import Hold
     from conversation_store.audit.responses import Response
@@ -62,6 +63,7 @@ __all__ = [
     "Cost",
     "Document",
     "Erasure",
+    "Evidence",
     "Exchange",
     "Export",
     "Fault",
@@ -106,6 +108,7 @@ _HOMES: Final = {
     "api.rules": ("Finding",),
     "audit.checkpoints": ("Checkpoint",),
     "audit.erase": ("Erasure",),
+    "audit.evidence": ("Evidence",),
     "audit.faults": ("Fault",),
     "audit.holds": ("Hold",),
     "audit.responses": ("Response",),

@@ -168,7 +168,7 @@ class Reader:
         before = ""
         while at < len(data):
             member = _member(data, at, start)
-            if member.offset != end or member.name <= before:
+            if member.offset != end or member.end > start or member.name <= before:
                 raise CodecError("members that do not follow one another", start + at)
             if self._at(end, member.start - end) != member.local:
                 raise CodecError("a header that is not the one in the directory", end)
