@@ -98,6 +98,11 @@ class Log:
         return n >= 0 and position <= self.reveal[n][1]
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the content of every entry is shown."""
+        return list(self.reveal) == [(0, self.length - 1)]
+
+    @property
     def fields(self) -> Mapping[str, object]:
         """The log as the manifest tells it."""
         return {

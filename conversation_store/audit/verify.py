@@ -309,6 +309,8 @@ class _Checking:
             self._told.append({"at": told["at"], "erased": fields.get("erased"), "log": n, "position": position})
         if "withheld" in told:
             self.withheld += n == 0
+            if log.is_whole:
+                self._say("reveal", position, "an entry that is revealed", "its header alone")
             return fields
         if not log.reveals(position):
             self._say("reveal", position, "an entry that is not revealed", "its content")
