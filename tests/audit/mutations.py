@@ -1,8 +1,8 @@
 """
 Changed bundles: bytes flipped in any member, members and lines removed, renamed, doubled and swapped, headers broken.
 
-A change is *bare*, or *mended*: then whoever made it also computed ``sums.sha256``, the CRC-32 and every header anew, as
-somebody would who wants it to pass. A change whose name begins with ``less`` only reveals less, which anybody may;
+A change is *bare*, or *mended*: then whoever made it also computed ``sums.sha256``, the CRC-32 and every header anew,
+as somebody would who wants it to pass. A change whose name begins with ``less`` only reveals less, which anybody may;
 every other one leaves a bundle that is not sound.
 """
 
@@ -13,6 +13,7 @@ import json
 import random
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from conversation_store.audit.archive import Writer
 Members = dict[str, bytes]
 
 _TAIL: Final = 98
+_OTHERS: Final[tuple[object, ...]] = (None, True, -1, 1.5, "", [], {}, "x", 1 << 70, "\ud800")
 
 
 def mutations(data: bytes, seed: int, other: bytes | None = None) -> Iterator[tuple[str, bytes]]:
@@ -202,7 +204,7 @@ def _values(told: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     for name, value in told.items():
         without = {each: told[each] for each in told if each != name}
         yield f"mended: no {name}", _canonical(without) + b"\n"
-        for other in (None, True, -1, 1.5, "", [], {}, "x", 1 << 70, "\ud800"):
+        for other in _OTHERS:
             yield f"mended: {name} as {other!a}", line(**{name: other})
         match value:
             case str() if len(value) == 64 and name != "body":
@@ -234,7 +236,7 @@ def _forms(told: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     yield "mended: a space more", data.replace(b":", b": ", 1) + b"\n"
     yield (
         "mended: another order",
-        json.dumps(dict(reversed(sorted(told.items()))), separators=(",", ":")).encode() + b"\n",
+        json.dumps(dict(sorted(told.items(), reverse=True)), separators=(",", ":")).encode() + b"\n",
     )
     yield "mended: a name twice", b'{"digest":"",' + data[1:] + b"\n"
     yield "mended: no object", b"[" + data + b"]\n"
@@ -290,7 +292,11 @@ def _manifests(members: Members, chance: random.Random) -> Iterator[tuple[str, b
     ):
         yield (
             f"mended: {name} of log {n} as {value}",
-            changed(lambda said, k=name, v=value: said["logs"][n].update({k: v})),
+            changed(partial(_with, n, name, value)),
         )
     yield f"mended: log {n} longer", changed(lambda said: said["logs"][n].update(length=said["logs"][n]["length"] + 1))
     yield f"mended: log {n} shorter", changed(lambda said: said["logs"][n].update(length=said["logs"][n]["length"] - 1))
+
+
+def _with(n: int, name: str, value: object, said: Any) -> None:
+    said["logs"][n][name] = value
