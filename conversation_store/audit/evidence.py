@@ -24,7 +24,7 @@ from conversation_store import history
 from conversation_store.audit import archive, bundle, erase, seals
 from conversation_store.audit.bundle import Log, Manifest, Requests
 from conversation_store.audit.replays import Bodies
-from conversation_store.errors import CodecError, ContentError, NotFoundError, SealError
+from conversation_store.errors import CodecError, ContentError, NotFoundError
 from conversation_store.record import canonical, chain, erasure, view
 from conversation_store.record.chain import Entry
 from conversation_store.record.notes import Checkpoint, Note
@@ -229,13 +229,15 @@ class _Plan:
             yield Log(conversation=each.conversation, length=each.length, head=each.head, reveal=runs)
 
     def _turns(self, of: Log, spans: Sequence[tuple[int, int]]) -> Iterator[int]:
+        # What was erased of it after the fork, entries say that are not told of here.
+        erased = {each[0] for each in log.read_erased(self.connection, of.conversation, 0, of.length - 1)}
         n, end = 0, -1
         for position, kind, header in self._headers(of.conversation):
             while n < len(spans) and spans[n][0] <= position:
                 n, end = n + 1, max(end, spans[n][1])
             if position >= of.length:
                 return
-            if kind == "turn" and position <= end and PREFILL_MARK not in header:
+            if kind == "turn" and position <= end and position not in erased and PREFILL_MARK not in header:
                 yield position
 
     def _find_blobs(self) -> None:
@@ -300,12 +302,9 @@ class _Writing:
         if pin is not None:
             older = Checkpoint.read(Note.read(pin).text)
             found[bundle.CONSISTENCY] = [str(seals.consistency(self.connection, older)).encode()]
-        try:
-            proof = seals.inclusion(self.connection, self.plan.kept.id)
-        except SealError:
-            if pin is not None:
-                raise
-            return {}, 0
+        proof = seals.inclusion(self.connection, self.plan.kept.id)
+        if proof is None:
+            return found, 0
         found[bundle.INCLUSION] = [str(proof).encode()]
         return found, canonical.object_of(proof.extra or b"{}")["length"]
 

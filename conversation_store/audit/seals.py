@@ -316,18 +316,26 @@ def prove(database: Database, conversation: UUID) -> str:
         DatabaseError: The database cannot be read.
     """
     with database.read() as connection:
-        return str(inclusion(connection, conversation))
+        proof = inclusion(connection, conversation)
+    if proof is None:
+        raise SealError(f"no checkpoint covers conversation {conversation} yet")
+    return str(proof)
 
 
-def inclusion(connection: Connection, conversation: UUID) -> Proof:
-    """Prove on one state of the database what ``prove`` does; errors as there."""
+def inclusion(connection: Connection, conversation: UUID) -> Proof | None:
+    """
+    Prove on one state of the database what ``prove`` does; None where no checkpoint covers the conversation yet.
+
+    Raises:
+        SealError: The log is damaged.
+    """
     log = seals.newest_log(connection)
     kept = None if log is None else seals.newest_checkpoint(connection, log.number)
     if log is None or kept is None:
-        raise SealError("nothing is sealed in this database")
+        return None
     found = seals.newest_seal(connection, log.number, conversation, kept.size)
     if found is None:
-        raise SealError(f"no checkpoint covers conversation {conversation} yet")
+        return None
     index, leaf = found
     parts = merkle.inclusion(index, kept.size)
     known = dict(zip(merkle.perfect((0, log.size)), log.frontier, strict=False)) if kept.size == log.size else {}

@@ -283,6 +283,25 @@ def test_what_was_erased_is_told_and_gone(database_url: str) -> None:
         assert "missing" in codes(without)
 
 
+def test_a_parent_may_have_been_erased_since(database_url: str) -> None:
+    """What a fork goes on from and was erased after the fork is hidden; all of a conversation may be gone."""
+    with Store(database_url) as store:
+        chat = store.open("k", **SETTINGS)
+        secret = chat.user("The word is formica.")
+        chat.begin("Say it.").finish(said("No."))
+        fork = chat.fork()
+        chat.erase(secret, reason="asked for it", by="a clerk")
+        data = written(fork.refresh())
+        assert look(data).faults == ()
+        assert b"Say it." in data
+        assert b"formica" not in data
+        store.erase("k", reason="asked for it", by="a clerk")
+        for each in (store.get(chat.id), fork.refresh()):
+            data = written(each)
+            assert look(data).faults == ()
+            assert b"Say it." not in data
+
+
 def spelled(rows: list[dict[str, Any]]) -> bytes:
     """Write lines as the format has them."""
     return b"".join(json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n" for row in rows)
