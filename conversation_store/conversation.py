@@ -1047,8 +1047,8 @@ class Conversation:
 
         Args:
             file: Where to; it can be sought in.
-            reveal: Positions of entries of this log whose content is shown (``range(3, 10)``), but for those that repeat
-                what is not; None for all, and the turns of other logs that this one's views ever showed.
+            reveal: Positions of entries of this log whose content is shown (``range(3, 10)``), but for those that
+                repeat what is not; None for all, and the turns of other logs that this one's views ever showed.
             requests: Of which exchanges the exact body is put in: of ``all`` that hold only what is revealed, of the
                 ``last`` of them, or of ``none``. Each is there whole: in a long conversation they are most of it.
             why: Why it is made; said in it, and proved by nothing.

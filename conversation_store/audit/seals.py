@@ -317,6 +317,8 @@ def prove(database: Database, conversation: UUID) -> str:
     """
     with database.read() as connection:
         proof = inclusion(connection, conversation)
+        if proof is None and _newest(connection) is None:
+            raise SealError("nothing is sealed in this database")
     if proof is None:
         raise SealError(f"no checkpoint covers conversation {conversation} yet")
     return str(proof)
@@ -329,10 +331,10 @@ def inclusion(connection: Connection, conversation: UUID) -> Proof | None:
     Raises:
         SealError: The log is damaged.
     """
-    log = seals.newest_log(connection)
-    kept = None if log is None else seals.newest_checkpoint(connection, log.number)
-    if log is None or kept is None:
+    newest = _newest(connection)
+    if newest is None:
         return None
+    log, kept = newest
     found = seals.newest_seal(connection, log.number, conversation, kept.size)
     if found is None:
         return None
@@ -350,15 +352,22 @@ def consistency(connection: Connection, older: Checkpoint) -> Consistency:
     Raises:
         SealError: It does not: another log, one that was larger, or one with another root; or the log is damaged.
     """
-    log = seals.newest_log(connection)
-    kept = None if log is None else seals.newest_checkpoint(connection, log.number)
-    if log is None or kept is None or log.origin != older.origin or not 0 < older.size <= kept.size:
+    newest = _newest(connection)
+    if newest is None or newest[0].origin != older.origin or not 0 < older.size <= newest[1].size:
         raise SealError(f"the newest checkpoint does not go on from one of {older.size} leaves of {older.origin}")
-    newest = Checkpoint.read(Note.read(kept.note).text)
+    log, kept = newest
+    newer = Checkpoint.read(Note.read(kept.note).text)
     path = _hashes(connection, log.number, merkle.consistency(older.size, kept.size), {})
-    if not merkle.is_consistent(older.size, newest.size, older.root, newest.root, path):
+    if not merkle.is_consistent(older.size, newer.size, older.root, newer.root, path):
         raise SealError("the log of seals does not go on from this checkpoint: it is another history")
     return Consistency(old=older.size, path=path, checkpoint=kept.note.decode(errors="replace"))
+
+
+def _newest(connection: Connection) -> tuple[seals.Log, seals.Kept] | None:
+    """Read the log that goes on and its newest checkpoint; None where there is none."""
+    log = seals.newest_log(connection)
+    kept = None if log is None else seals.newest_checkpoint(connection, log.number)
+    return None if log is None or kept is None else (log, kept)
 
 
 def _hashes(connection: Connection, log: int, parts: Sequence[Range], known: Mapping[Range, bytes]) -> Sequence[bytes]:
