@@ -496,6 +496,8 @@ def _header(data: bytes) -> Mapping[str, Any]:
     fields = canonical.object_of(data)
     if canonical.header(fields) != data:
         raise CodecError("a header in another spelling")
+    if any(fields.get(name, "") is None for name in ("about", "body")):
+        raise CodecError("a header that commits to null")
     return fields
 
 
@@ -586,7 +588,8 @@ def _claim(checked: _Checking) -> str:
         f"The bodies of {checked.requests} requests are the bytes that were recorded as sent.",
     ]
     if len(manifest.logs) > 1:
-        said.append(f"What it was forked from is here too, over {len(manifest.logs) - 1} logs.")
+        more = len(manifest.logs) - 1
+        said.append(f"What it was forked from is here too, over {more} log{'s' if more > 1 else ''}.")
     said += [_sealed(checked, own.length), _pinned(checked)]
     said.append(
         "Not proved: that what was recorded is true, that the clocks were right, why the bundle was made, and what is "

@@ -13,7 +13,7 @@ from conversation_store.audit.bundle import REQUESTS, Requests
 from conversation_store.audit.evidence import Evidence
 from conversation_store.cli.terminal import Screen
 from conversation_store.conversation import Conversation
-from conversation_store.errors import CodecError
+from conversation_store.errors import CodecError, ContentError
 from conversation_store.formats.wording import counted, size
 
 _RUN: Final = re.compile(r"([0-9]{1,10})(?:\.\.([0-9]{1,10}))?")
@@ -84,7 +84,12 @@ def evidence_options(command: _Command) -> _Command:
 
 def write_evidence(screen: Screen, conversation: Conversation, file: BinaryIO, wanted: Wanted) -> None:
     """Write a bundle, and say what is in it."""
-    reveal = [position for run in wanted.reveal for position in run] if wanted.reveal else None
+    reveal = None
+    if wanted.reveal:
+        last = max(run[-1] for run in wanted.reveal)
+        if last >= conversation.version:
+            raise ContentError("reveal", f"{last} is no position of this log: give 0 to {conversation.version - 1}")
+        reveal = frozenset(position for run in wanted.reveal for position in run)
     try:
         written = conversation.evidence(
             file,
