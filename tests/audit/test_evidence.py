@@ -232,6 +232,23 @@ def test_every_pin_is_tried() -> None:
             assert canaries.pins_among([data, *found], texts, MARK) == set()
 
 
+def test_hidden_settings_are_in_no_body(database_url: str) -> None:
+    """What a system prompt says is in every body, and an error may quote it: both stay out with it."""
+    with Store(database_url, keep_raw=True) as store:
+        chat = store.open("k", **SETTINGS, system=f"The PIN is {PIN}.")
+        chat.begin("Hello").finish(said("Hello."))
+        chat.begin("And?").fail(RefusedError(f"system: {PIN} is no prompt"))
+        told = [chat._history.entry(n).body for n in range(chat.version)]
+        texts = [*filter(None, told), *(chat.replay(exchange) for exchange in chat.exchanges)]
+        texts = [text.replace(PIN.encode(), MARK.encode()) for text in texts if PIN.encode() in text]
+        assert len(texts) == 4
+        assert left(written(chat), texts) == {PIN}
+        data = written(chat, reveal=[n for n in range(chat.version) if n != 1])
+        assert look(data).faults == ()
+        assert b"Hello." in data
+        assert left(data, texts) == set()
+
+
 def test_a_key_made_of_the_text_is_hidden_with_it(database_url: str) -> None:
     """Whoever knows all but four digits of an imported transcript could try its key."""
     with Store(database_url) as store:
