@@ -329,9 +329,9 @@ _encode_header: Final = _kept(
 )
 
 
-def header(fields: Mapping[str, object]) -> bytes:
+def header(fields: Mapping[str, object] | Sequence[object] | str) -> bytes:
     """
-    Write an entry's header: keys sorted, ASCII, no spaces; absent rather than null.
+    Write an entry's header, or what else is hashed as it is written: keys sorted, ASCII, no spaces; absent, not null.
 
     A subset of RFC 8785, so that any implementation of it writes the same bytes.
     """
