@@ -7,6 +7,7 @@ not found, so that the list tells no more than there is. A checkpoint of ``verif
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import sqlite3
@@ -204,7 +205,11 @@ def _told_of_checkpoint(change: Change, _: Known) -> bool:
     if not _edits(change, "conversation_checkpoint", "at", "published_to"):
         return False
     row = change.rows[1]
-    return type(row["at"]) is int and row["published_to"] == change.rows[0]["published_to"]
+    try:
+        names = json.loads(row["published_to"].decode()) if type(row["published_to"]) is bytes else None
+    except (ValueError, RecursionError):
+        return False
+    return type(row["at"]) is int and isinstance(names, list) and all(isinstance(each, str) for each in names)
 
 
 def _older_checkpoint(change: Change, known: Known) -> bool:
@@ -508,8 +513,13 @@ def look(store: Store, pin: str) -> list[Fault]:
     return list(store.verify(key=VERIFIER, pin=pin))
 
 
-def tamper(seed: int, changes: int, api: MessagesAPI) -> Counter[tuple[str, str]]:
-    """Make a random sealed store and so many single changes to it; count what was done, by table and way."""
+def tamper(seed: int, changes: int, api: MessagesAPI, missed: list[object]) -> Counter[tuple[str, str]]:
+    """
+    Make a random sealed store and so many single changes to it.
+
+    Returns:
+        What was done, counted by table and way. What was not found where it is, is put into *missed*.
+    """
     chance = random.Random(seed)
     counts: Counter[tuple[str, str]] = Counter()
     with (
@@ -528,10 +538,11 @@ def tamper(seed: int, changes: int, api: MessagesAPI) -> Counter[tuple[str, str]
             for each in made:
                 loose.apply(each)
             wrong = judge(made, look(store, pin), known)
-            assert wrong is None, (seed, made, wrong)
             hidden = blind(made[0], known)
-            if hidden == "another tenant's":
-                assert shown_by(store, kept, made[0])
+            if hidden == "another tenant's" and not shown_by(store, kept, made[0]):
+                wrong = "gone, and a checkpoint does not tell"
+            if wrong is not None:
+                missed.append((seed, made, wrong))
             for each in reversed(made):
                 loose.undo(each)
             counts[("hidden", hidden) if hidden else (made[0].table, made[0].way)] += 1
@@ -557,7 +568,9 @@ def api() -> Iterator[MessagesAPI]:
 @pytest.mark.parametrize("seed", range(12))
 def test_every_change_is_found_where_it_is(seed: int, api: MessagesAPI) -> None:
     """Twelve random stores, a hundred changes each."""
-    counts = tamper(seed, 100, api)
+    missed: list[object] = []
+    counts = tamper(seed, 100, api, missed)
+    assert missed == []
     assert sum(count for (table, _), count in counts.items() if table == "hidden") < 40
 
 
@@ -567,14 +580,17 @@ def test_every_change_is_found_where_it_is(seed: int, api: MessagesAPI) -> None:
 def test_every_one_of_very_many_changes_is_found(part: int, api: MessagesAPI) -> None:
     """A hundred thousand, in parts that workers may share; each has every column and every way."""
     total: Counter[tuple[str, str]] = Counter()
+    missed: list[object] = []
     for seed in range(10_000 + part, 10_000 + MANY // STORES, 8):
-        total += tamper(seed, STORES, api)
+        total += tamper(seed, STORES, api, missed)
     shown = {table: sum(n for (of, _), n in total.items() if of == table) for table in ("hidden", *TABLES)}
-    print(part, total.total(), shown, {name: n for (of, name), n in total.items() if of == "hidden"})  # noqa: T201
+    told = {name: n for (of, name), n in total.items() if of == "hidden"}
+    print(part, total.total(), shown, told, f"missed: {len(missed)}")  # noqa: T201
+    assert missed == []
     hidden = {"conversation_journal", "conversation_search"}
     assert {of for of, _ in total} == {"hidden", *TABLES} - hidden
-    missed = {(of, name) for of, names in TABLES.items() for name in names if of not in hidden} - total.keys()
-    assert missed == {("conversation_blob", "created"), ("conversation_checkpoint", "published_to")} & missed
+    untried = {(of, name) for of, names in TABLES.items() for name in names if of not in hidden} - total.keys()
+    assert untried <= {("conversation_blob", "created"), ("conversation_checkpoint", "published_to")}
 
 
 # --- PostgreSQL, its keys and types in force -------------------------------------------------------------------------
