@@ -112,6 +112,10 @@ class Beside:
             for name, times in taken.items():
                 self.note(cost, where, self._benchmark.stats.stats.median, statistics.median(times[warmup:]), name)
 
+    def once(self, measure: Callable[[], object]) -> None:
+        """Let a test measure by itself, both sides turn about, and ``note`` what it found."""
+        self._benchmark.pedantic(measure, rounds=1)
+
     def note(self, cost: str, where: str, ours: float, floor: float, named: str) -> None:
         """Put a line into the table, and into what pytest-benchmark saves."""
         row = Row(cost, where, ours, floor, named)
