@@ -9,11 +9,11 @@ from hashlib import sha256
 from typing import Final
 from uuid import UUID
 
-from attrs import frozen
+from attrs import field, frozen
 from sqlalchemy import Connection, bindparam, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from conversation_store.errors import AttachmentError
+from conversation_store.errors import AttachmentError, DatabaseError
 from conversation_store.record import media
 from conversation_store.record.media import Media
 from conversation_store.storage.engine import Database, RolledBack
@@ -25,6 +25,8 @@ from conversation_store.storage.tables import (
 
 CHUNK: Final = 1024 * 1024
 """Bytes in a row: what every engine takes at its default settings."""
+
+GONE: Final = "an attachment was erased meanwhile; attach it again"
 
 UNNAMED: Final = "application/octet-stream"
 
@@ -41,6 +43,7 @@ class Blob:
         media_type: As read from its bytes.
         salt: The salt this use is committed under.
         media: What its header tells of it; None where it is no picture and no document, or damaged.
+        load: Makes its bytes again, as long as they are to be used for the first time; None after.
     """
 
     scope: bytes
@@ -49,6 +52,7 @@ class Blob:
     media_type: str
     salt: bytes = b""
     media: Media | None = None
+    load: Callable[[], bytes] | None = field(default=None, eq=False, repr=False)
 
 
 _known: Final = select(conversation_blob.c.size).where(
@@ -205,10 +209,15 @@ def used(connection: Connection, of: UUID, first: int, last: int) -> dict[int, l
 
 
 def chunks(database: Database, blob: Blob) -> Iterator[bytes]:
-    """Read a blob, 1 MiB at a time; each chunk on a connection of its own, so none is held while it is sent."""
+    """
+    Read a blob, 1 MiB at a time; each chunk on a connection of its own, so none is held while it is sent.
+
+    Raises:
+        DatabaseError: ``erased``: it is not there.
+    """
     for number in range((blob.size + CHUNK - 1) // CHUNK):
         with database.read() as connection:
-            data = connection.execute(
-                _chunk, {"in_scope": blob.scope, "of": blob.digest, "wanted": number}
-            ).scalar_one()
+            data = connection.execute(_chunk, {"in_scope": blob.scope, "of": blob.digest, "wanted": number}).scalar()
+        if data is None:
+            raise DatabaseError("erased", GONE)
         yield data

@@ -14,9 +14,10 @@ from attrs import frozen
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, case, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from conversation_store.errors import BusyError, ConflictError, LeaseLostError, NotFoundError
+from conversation_store.errors import BusyError, ConflictError, DatabaseError, LeaseLostError, NotFoundError
 from conversation_store.record import chain
 from conversation_store.record.chain import Entry
+from conversation_store.storage.blobs import GONE
 from conversation_store.storage.engine import Compiled, RolledBack
 from conversation_store.storage.tables import (
     NO_TOKEN,
@@ -231,6 +232,7 @@ def append(connection: Connection, commit: Commit) -> bool:
         BusyError: An exchange is pending that is not this append's.
         LeaseLostError: The append's exchange was taken over.
         NotFoundError: The conversation is gone.
+        DatabaseError: ``erased``: a blob that it uses is gone; nothing was written.
     """
     after = commit.after
     row = {
@@ -259,9 +261,18 @@ def append(connection: Connection, commit: Commit) -> bool:
         raise _what_is_in_the_way(connection, commit)
     of = commit.conversation.bytes
     _insert_entries.run(connection, *(row_of(of, entry) for entry in commit.entries))
-    if commit.uses:
-        connection.execute(_insert_uses, [_use_row(commit, use) for use in commit.uses])
+    _use(connection, commit)
     return True
+
+
+def _use(connection: Connection, commit: Commit) -> None:
+    """Write which blobs an append uses; the keys between the tables hold those that are there."""
+    if not commit.uses:
+        return
+    try:
+        connection.execute(_insert_uses, [_use_row(commit, use) for use in commit.uses])
+    except IntegrityError:
+        raise DatabaseError("erased", GONE) from None
 
 
 def is_there(connection: Connection, commit: Commit) -> bool:
@@ -322,6 +333,9 @@ def create(connection: Connection, commit: Commit, *, key: str | None, forked_fr
 
     Returns:
         False where the key is taken (or these very rows are there already): read the conversation by key.
+
+    Raises:
+        DatabaseError: As ``append``.
     """
     try:
         put_row(
@@ -333,11 +347,11 @@ def create(connection: Connection, commit: Commit, *, key: str | None, forked_fr
             key=key,
             forked_from=forked_from,
         )
-        _insert_entries.run(connection, *(row_of(commit.conversation.bytes, entry) for entry in commit.entries))
-        if commit.uses:
-            connection.execute(_insert_uses, [_use_row(commit, use) for use in commit.uses])
+        of = commit.conversation.bytes
+        _insert_entries.run(connection, *(row_of(of, entry) for entry in commit.entries))
     except IntegrityError:
         raise RolledBack(False) from None
+    _use(connection, commit)
     return True
 
 
