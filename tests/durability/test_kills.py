@@ -268,7 +268,8 @@ def stages(points: Sequence[str]) -> list[tuple[str, str]]:
 def kill_senders(place: Range, ways: range) -> None:
     """Kill a sending worker at every moment, as often as there are ways to resolve it."""
     points = stages(place.points(place.job()))
-    assert len({point for point, _ in points}) == len(points) >= 25
+    assert len({point for point, _ in points}) == len(points) >= 30
+    assert {"after Insert of conversation_entry", "after Update of conversation"} <= {point for point, _ in points}
     for way in ways:
         for number, (point, stage) in enumerate(points):
             place.kill(place.job(), point, way + number, stage)

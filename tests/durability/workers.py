@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection
 from sqlalchemy.engine.default import DefaultDialect
 from urllib3.connection import HTTPConnection
 
@@ -26,7 +26,7 @@ from conversation_store.audit.keys import SigningKey
 from conversation_store.audit.memory import Memory
 from conversation_store.errors import BusyError, ConflictError, DatabaseError, UnknownOutcomeError
 from conversation_store.storage import blobs, engine, seals
-from conversation_store.storage.engine import Database
+from conversation_store.storage.engine import Compiled, Database
 from conversation_store.testing import MessagesAPI
 from tests import pictures
 
@@ -46,7 +46,6 @@ class Points:
         self.seen: list[str] = []
         self._armed = armed
         self._times: Counter[str] = Counter()
-        self._writing = False
 
     def reach(self, name: str) -> None:
         """Come by a moment: the second time it is called ``name #2``."""
@@ -79,14 +78,17 @@ class Points:
 
         setattr(owner, attribute, wrapper)
 
-    def statement(
-        self, connection: Connection, _cursor: object, statement: str, _given: object, _context: object, _many: object
-    ) -> None:
-        """Make a moment of every statement of a transaction that writes."""
-        if connection.get_execution_options().get("conversation_store_writes"):
-            words = statement.split()
-            what = words[2] if words[0] == "INSERT" else words[1] if words[0] == "UPDATE" else ""
-            self.reach(f"after {words[0]} {what}".strip())
+    def statement(self) -> None:
+        """Make a moment of every statement of an append: they go to the driver past SQLAlchemy's events."""
+        original = Compiled.run
+
+        def wrapper(statement: Compiled, connection: Connection, *rows: Mapping[str, Any]) -> int:
+            touched = original(statement, connection, *rows)
+            written = statement._statement
+            self.reach(f"after {type(written).__name__} of {written.table}")
+            return touched
+
+        setattr(Compiled, "run", wrapper)  # noqa: B010 - a method that is assigned to is no type's
 
     def install(self) -> None:
         """Put all the moments in place."""
@@ -99,7 +101,7 @@ class Points:
         self.around(HTTPConnection, "connect", "connect")
         self.around(HTTPConnection, "request", "request")
         self.around(HTTPConnection, "getresponse", "response")
-        event.listen(Engine, "after_cursor_execute", self.statement)
+        self.statement()
 
 
 @contextmanager
