@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
+from uuid import UUID
 
 from attrs import evolve, field, frozen
 
@@ -55,6 +56,7 @@ class Detached:
 def detach(
     database: Database,
     scope: str,
+    of: UUID,
     body: bytes,
     *,
     at: int,
@@ -70,6 +72,7 @@ def detach(
     Args:
         database: Where they are kept.
         scope: The tenant.
+        of: The conversation it is said in.
         body: The message.
         at: When, microseconds since the epoch.
         salt: Makes 32 bytes for each use of a blob.
@@ -81,12 +84,13 @@ def detach(
     """
     marks = marks or {}
     parted = Parted.of(body, shortest, marks=[span for spans in marks.values() for span in spans])
-    return keep(database, scope, parted, at=at, salt=salt, marks=marks)
+    return keep(database, scope, of, parted, at=at, salt=salt, marks=marks)
 
 
 def keep(
     database: Database,
     scope: str,
+    of: UUID,
     parted: Parted,
     *,
     at: int,
@@ -104,7 +108,7 @@ def keep(
         return Detached(body=parted.body, marks=marks)
     kept, named = [], []
     for each in parted.cuts:
-        blob = blobs.put(database, scope, each.data, at)
+        blob = blobs.put(database, scope, of, each.data, at)
         own_salt = salt()
         commitment = chain.part(own_salt, blob.media_type, blob.digest)
         kept.append(evolve(blob, salt=own_salt))

@@ -46,7 +46,9 @@ from conversation_store.record.chain import draft
 from conversation_store.record.cost import Totals
 from conversation_store.sending import check_text
 from conversation_store.storage import identity, ledger, log, migrate, search
+from conversation_store.storage.cipher import CIPHER, Cipher
 from conversation_store.storage.engine import Database
+from conversation_store.storage.keyring import KeyRing
 from conversation_store.storage.log import Head, Kept
 from conversation_store.storage.search import Found, Order, Place, Search, Wanted
 from conversation_store.storage.tables import KEY_BYTES, SCOPE_BYTES
@@ -155,6 +157,7 @@ class Store:
         models: Models | None = None,
         on_unlisted: OnUnlisted = "warn",
         seal: Seals | None = None,
+        keys: KeyRing | None = None,
     ) -> None:
         """
         Open a store.
@@ -172,6 +175,9 @@ class Store:
             on_unlisted: What to do where nothing is known of a model: ``warn`` says so and goes on; ``error``
                 refuses it before anything is written.
             seal: How this store seals the database's conversations, of all scopes; without it, it does not.
+            keys: Where the wrapping keys are of conversations whose content is encrypted: what this store writes is,
+                from now on; ``encrypt`` brings over what is there. Without it, content is kept in plain, and that of
+                encrypted conversations cannot be read. See ``storage/cipher.py`` for what is encrypted and how.
 
         Raises:
             SchemaMismatchError: The tables are not those of this release; it names the command to run.
@@ -183,6 +189,8 @@ class Store:
         known = model_data.load() if models is None else models
         self._options = Options(client=client, models=known, keep_raw=keep_raw, on_unlisted=_unlisted(on_unlisted))
         self._database = Database.open(database, durability=durability)
+        if keys is not None:
+            self._database.carry(**{CIPHER: Cipher(keys)})
         try:
             if upgrade:
                 migrate.upgrade(self._database)
