@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from conversation_store.record.reply import Reply
     from conversation_store.record.turns import Origin, Turn
     from conversation_store.record.window import Window
+    from conversation_store.storage.keyring import FileKeyRing, KeyRing, MappingKeyRing
+    from conversation_store.storage.rotation import Rotated
     from conversation_store.storage.tables import include_name
     from conversation_store.store import Hit, Hits, Listed, Store
     from conversation_store.transfer import Export, Taken
@@ -64,6 +66,7 @@ __all__ = [
     "Exchange",
     "Export",
     "Fault",
+    "FileKeyRing",
     "Finding",
     "Findings",
     "Hit",
@@ -71,7 +74,9 @@ __all__ = [
     "Hold",
     "Image",
     "Imported",
+    "KeyRing",
     "Listed",
+    "MappingKeyRing",
     "Models",
     "Origin",
     "Pending",
@@ -80,6 +85,7 @@ __all__ = [
     "Request",
     "Response",
     "Retention",
+    "Rotated",
     "Seal",
     "Seals",
     "State",
@@ -132,6 +138,8 @@ _HOMES: Final = {
     "record.reply": ("Reply",),
     "record.turns": ("Origin", "Turn"),
     "record.window": ("Window",),
+    "storage.keyring": ("FileKeyRing", "KeyRing", "MappingKeyRing"),
+    "storage.rotation": ("Rotated",),
     "storage.tables": ("include_name",),
     "store": ("Hit", "Hits", "Listed", "Store"),
     "transfer": ("Export", "Taken"),

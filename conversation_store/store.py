@@ -45,11 +45,12 @@ from conversation_store.record import canonical, chain, words
 from conversation_store.record.chain import draft
 from conversation_store.record.cost import Totals
 from conversation_store.sending import check_text
-from conversation_store.storage import identity, ledger, log, migrate, search
+from conversation_store.storage import identity, ledger, log, migrate, rotation, search
 from conversation_store.storage.cipher import CIPHER, Cipher
 from conversation_store.storage.engine import Database
 from conversation_store.storage.keyring import KeyRing
 from conversation_store.storage.log import Head, Kept
+from conversation_store.storage.rotation import Rotated
 from conversation_store.storage.search import Found, Order, Place, Search, Wanted
 from conversation_store.storage.tables import KEY_BYTES, SCOPE_BYTES
 from conversation_store.transfer import Export, Taken
@@ -589,6 +590,44 @@ class Store:
             DatabaseError: The database refused: other transactions may be in the way.
         """
         self._database.vacuum(full=full)
+
+    def encrypt(self, *, seen: Callable[[int], None] = lambda _: None) -> Rotated:
+        """
+        Encrypt what this scope holds in plain, while others write; afterwards clear the plain text from the file.
+
+        What is encrypted is not searched any more. Broken off, call it again. Wait until every process that writes
+        here was given the keys: what one without them still writes is kept in plain.
+
+        Args:
+            seen: Is told how many rows were encrypted, a page at a time.
+
+        Raises:
+            ConfigurationError: The store was opened without keys.
+            KeyMissingError, CiphertextError: Something cannot be read; what was encrypted before stays so.
+            DatabaseError: As ``vacuum``; everything is encrypted.
+        """
+        done = rotation.encrypt(self._database, self.scope, seen)
+        self._database.vacuum()
+        return done
+
+    def rotate_keys(self, *, data: bool = False, seen: Callable[[int], None] = lambda _: None) -> Rotated:
+        """
+        Give the encrypted conversations of this scope new keys, while others write. No hash changes.
+
+        Without *data*, each data key is wrapped by a new key of the ring, and the old one destroyed: a transaction a
+        conversation. With it, each conversation has a new data key as well, and all its content is encrypted again,
+        a page at a time; the old data key goes when nothing is under it any more. Broken off, call it again.
+
+        Args:
+            data: Whether the data keys are to be new.
+            seen: Is told how many rows were encrypted again, a page at a time.
+
+        Raises:
+            ConfigurationError: The store was opened without keys.
+            KeyMissingError, CiphertextError: Something cannot be read; what was done before stays.
+        """
+        rewrapped = rotation.rewrap(self._database, self.scope)
+        return rotation.renew(self._database, self.scope, seen) if data else rewrapped
 
     def export(self, *which: str | UUID) -> Export:
         """

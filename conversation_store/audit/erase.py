@@ -41,7 +41,8 @@ from conversation_store.record.chain import draft
 from conversation_store.record.turns import Origin, fields_of
 from conversation_store.record.view import View
 from conversation_store.storage import erasure as storage
-from conversation_store.storage import identity, log
+from conversation_store.storage import identity, log, rotation
+from conversation_store.storage.cipher import cipher_of
 from conversation_store.storage.engine import Database
 from conversation_store.storage.erasure import Standing, Try
 from conversation_store.storage.log import Commit, Kept
@@ -148,6 +149,11 @@ def erase(
     if preview:
         return Erasure.total(foreseen)
     taken = [erasure for each in wanted for erasure in _erased(database, scope, each, told)]
+    cipher = cipher_of(database.engine)
+    if cipher is not None:
+        # After an earlier erasure that broke off, too: what was given up then is destroyed now.
+        for each in wanted:
+            cipher.destroy_given_up(database, each.conversation)
     return Erasure.total(taken, clean=not taken or database.leaves_no_trace())
 
 
@@ -528,6 +534,9 @@ def _write(connection: Connection, cuts: Sequence[_Cut], commits: Mapping[UUID, 
         if cut.names:
             storage.forget_idempotency(connection, of)
     storage.drop_unused(connection, blobs)
+    for cut in cuts:
+        if cut.names:
+            rotation.shred(connection, cut.kept.id)
     return True
 
 

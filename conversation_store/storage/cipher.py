@@ -4,9 +4,9 @@ Content encrypted on its way into the tables: AES-256-GCM under a data key of it
 Hashes, commitments and seals are made of the plaintext before it comes here, and checked after it left: encrypting,
 rotating and decrypting change none of them. A value tells that it is encrypted, and under which key:
 
-    MARK ‖ version of the data key (u32) ‖ nonce (12 random bytes) ‖ ciphertext ‖ tag (16 bytes)
+    MARK ‖ number of the data key (u64) ‖ nonce (12 random bytes) ‖ ciphertext ‖ tag (16 bytes)
 
-Its associated data are MARK ‖ version ‖ conversation ‖ place: a value that was moved to another row, column or
+Its associated data are MARK ‖ number ‖ conversation ‖ place: a value that was moved to another row, column or
 conversation cannot be read. No value that was ever kept in plain begins with MARK: JSON does not begin with NUL, and
 a salt has 32 bytes.
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import secrets
 import struct
 import threading
 from collections import OrderedDict
@@ -24,10 +25,11 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from attrs import define, evolve, field, frozen
-from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, bindparam, delete, insert, select, update
 
 from conversation_store.errors import CiphertextError, ConfigurationError, KeyMissingError
 from conversation_store.record.chain import Entry
+from conversation_store.storage.engine import Database
 from conversation_store.storage.keyring import KEY, NONCE, KeyRing, cipher_of_key
 from conversation_store.storage.tables import WRAPPING_KEY_BYTES, conversation
 from conversation_store.storage.tables import conversation_data_key as table
@@ -41,12 +43,12 @@ CIPHER: Final = "conversation_store_cipher"
 MARK: Final = b"\0cs1"
 
 PLAIN: Final = 0
-"""In the place of a data key's version: not encrypted."""
+"""In the place of a data key's number: not encrypted."""
 
 CONTENT: Final = ("body", "about", "salt", "request_salt")
 """Columns of an entry that are encrypted."""
 
-_HEAD: Final = struct.Struct(">4sI")
+_HEAD: Final = struct.Struct(">4sQ")
 _SALT: Final = 32
 _KNOWN: Final = 4096
 """Conversations whose data keys are kept in memory, unwrapped."""
@@ -55,9 +57,9 @@ _current: Final = select(conversation.c.data_key).where(conversation.c.id == bin
 _current_held: Final = _current.with_for_update(read=True)
 _labels: Final = select(conversation.c.title, conversation.c.metadata).where(conversation.c.id == bindparam("of"))
 _wrapped: Final = (
-    select(table.c.version, table.c.wrapping_key, table.c.wrapped)
+    select(table.c.number, table.c.wrapping_key, table.c.wrapped)
     .where(table.c.conversation == bindparam("of"))
-    .order_by(table.c.version)
+    .order_by(table.c.number)
 )
 
 
@@ -67,8 +69,8 @@ def cipher_of(carrier: Connection | Engine) -> Cipher | None:
     return found
 
 
-def version_of(value: object) -> int:
-    """Say under which data key a value is encrypted; ``PLAIN`` for none."""
+def key_of(value: object) -> int:
+    """Say under which data key a value is encrypted, by its number; ``PLAIN`` for none."""
     if isinstance(value, bytes) and value[:4] == MARK and len(value) >= _HEAD.size:
         return int(_HEAD.unpack_from(value)[1])
     return PLAIN
@@ -104,23 +106,23 @@ class DataKey:
 
     Attributes:
         conversation: Whose content it encrypts.
-        version: Which of its keys, from 1.
+        number: Which of its keys.
         secret: The key itself, and after it the one that names blobs: what is wrapped.
     """
 
     conversation: UUID
-    version: int
+    number: int
     secret: bytes
     _aead: AESGCM
 
     @classmethod
-    def of(cls, conversation: UUID, version: int, secret: bytes) -> DataKey:
+    def of(cls, conversation: UUID, number: int, secret: bytes) -> DataKey:
         """Make a data key of what was wrapped."""
-        return cls(conversation, version, secret, cipher_of_key(secret[:KEY]))
+        return cls(conversation, number, secret, cipher_of_key(secret[:KEY]))
 
     def seal(self, where: bytes, value: bytes) -> bytes:
         """Encrypt a value for its place."""
-        head, nonce = _HEAD.pack(MARK, self.version), os.urandom(NONCE)
+        head, nonce = _HEAD.pack(MARK, self.number), os.urandom(NONCE)
         return head + nonce + self._aead.encrypt(nonce, value, head + self.conversation.bytes + where)
 
     def open(self, where: bytes, value: bytes) -> bytes:
@@ -154,9 +156,10 @@ class DataKey:
 
 @define
 class _Known:
-    """What is known of a conversation's keys: which one is written under, and those unwrapped so far."""
+    """What is known of a conversation's keys: which one is written under, those unwrapped, a first one for it."""
 
     current: int | None = None
+    first: tuple[str, DataKey] | None = None
     keys: dict[int, DataKey] = field(factory=dict)
 
 
@@ -174,7 +177,6 @@ class Cipher:
         cipher_of_key(bytes(KEY))  # a missing extra is said before anything is written
         self.ring = ring
         self._known: OrderedDict[UUID, _Known] = OrderedDict()
-        self._made: dict[UUID, tuple[str, bytes]] = {}
         self._threads = threading.Lock()
 
     # --- values ----------------------------------------------------------------------------------------------------
@@ -211,10 +213,10 @@ class Cipher:
             KeyMissingError: There is no key for it.
             CiphertextError: It was not encrypted for this place.
         """
-        version = version_of(value)
-        if value is None or version == PLAIN:
+        number = key_of(value)
+        if value is None or number == PLAIN:
             return value
-        return self.reading(connection, of, version, where).open(where, value)
+        return self.reading(connection, of, number, where).open(where, value)
 
     def opened_use(
         self, connection: Connection, of: UUID, position: int, number: int, salt: bytes
@@ -236,24 +238,23 @@ class Cipher:
         """
         known = self._of(of)
         if known.current is None:
-            self._look(connection, of, known, _current)
+            known.current = connection.execute(_current, {"of": of.bytes}).scalar()
         return self._writing(connection, of, known)
 
     def holding(self, connection: Connection, of: UUID) -> DataKey:
-        """Give the same key, and keep it the one until this transaction ends."""
+        """Give the same key, and let it be no other one until this transaction ends."""
         known = self._of(of)
-        self._look(connection, of, known, _current_held)
+        known.current = connection.execute(_current_held, {"of": of.bytes}).scalar()
         return self._writing(connection, of, known)
 
     def moved_on(self, connection: Connection, of: UUID) -> bool:
-        """Look again which key is written under, and say whether it is another one."""
+        """Look again which key is written under, and say whether it is another one than was thought."""
         known = self._of(of)
         before = known.current
-        self._look(connection, of, known, _current)
-        self._writing(connection, of, known)
+        known.current = connection.execute(_current, {"of": of.bytes}).scalar()
         return known.current != before
 
-    def reading(self, connection: Connection, of: UUID, version: int, where: bytes = b"data_key") -> DataKey:
+    def reading(self, connection: Connection, of: UUID, number: int, where: bytes = b"content") -> DataKey:
         """
         Give one of a conversation's keys.
 
@@ -261,91 +262,26 @@ class Cipher:
             KeyMissingError, CiphertextError: It cannot be unwrapped.
         """
         known = self._of(of)
-        key = known.keys.get(version)
+        key = known.keys.get(number)
         if key is None:
-            key = known.keys[version] = self._unwrapped(connection, of, version, where)
+            key = known.keys[number] = self._unwrapped(connection, of, number, where)
         return key
 
-    def keep(self, connection: Connection, of: UUID) -> None:
-        """Keep the first key of a conversation whose row was just written."""
-        name, secret = self._first(of)
-        self._insert(connection, of, 1, name, secret)
-        self._of(of).current = 1
+    def all(self, connection: Connection, of: UUID) -> list[DataKey]:
+        """
+        Give every key of a conversation that is there, and make none.
 
-    def _writing(self, connection: Connection, of: UUID, known: _Known) -> DataKey:
-        if known.current is None:  # it is not there yet
-            return DataKey.of(of, 1, self._first(of)[1])
-        if known.current == PLAIN:
-            self._begin(connection, of, known)
-        return self.reading(connection, of, known.current)
-
-    def _look(self, connection: Connection, of: UUID, known: _Known, statement: Any) -> None:
-        found: int | None = connection.execute(statement, {"of": of.bytes}).scalar()
-        known.current = found
-
-    def _begin(self, connection: Connection, of: UUID, known: _Known) -> None:
-        """Make the first key of a conversation that was kept in plain, unless somebody else did just now."""
-        begun = update(conversation).where(conversation.c.id == of.bytes, conversation.c.data_key == PLAIN)
-        if connection.execute(begun.values(data_key=1)).rowcount == 1:
-            self.keep(connection, of)
-            self.seal_labels(connection, of)
-        else:
-            self._look(connection, of, known, _current)
-
-    def seal_labels(self, connection: Connection, of: UUID) -> None:
-        """Encrypt a conversation's title and metadata under the key that is written under."""
-        key = self.writing(connection, of)
-        found = connection.execute(_labels, {"of": of.bytes}).mappings().one()
-        values = {name: self._again(connection, key, name, value) for name, value in found.items() if value}
-        if values:
-            connection.execute(update(conversation).where(conversation.c.id == of.bytes).values(values))
-
-    def _again(self, connection: Connection, key: DataKey, column: str, value: bytes) -> bytes:
-        where = place(column)
-        return key.seal(where, self.open(connection, key.conversation, where, bytes(value)))
-
-    def _first(self, of: UUID) -> tuple[str, bytes]:
-        with self._threads:
-            made = self._made.get(of)
-            if made is None:
-                # Once, however often its transaction is tried: a ring is not to fill with keys of nothing.
-                made = self._made[of] = (self.made(of), os.urandom(2 * KEY))
-            return made
-
-    def made(self, of: UUID) -> str:
-        """Have the ring make a wrapping key."""
-        name = self.ring.create(of)
-        if not 0 < len(name.encode()) <= WRAPPING_KEY_BYTES:
-            raise ConfigurationError(f"a key ring names its keys in 1 to {WRAPPING_KEY_BYTES} bytes")
-        return name
-
-    def _insert(self, connection: Connection, of: UUID, version: int, name: str, secret: bytes) -> None:
-        row = {
-            "conversation": of.bytes,
-            "version": version,
-            "wrapping_key": name.encode(),
-            "wrapped": self.ring.wrap(of, name, secret),
-        }
-        connection.execute(insert(table), row)
-
-    def _unwrapped(self, connection: Connection, of: UUID, version: int, where: bytes) -> DataKey:
-        rows = {number: (name, wrapped) for number, name, wrapped in self.wrapped(connection, of)}
-        name, wrapped = rows.get(version, ("", None))
-        if wrapped is None:
-            raise KeyMissingError(of, _said(where), f"its data key {version} is not there: it was destroyed")
-        try:
-            secret = self.ring.unwrap(of, name, wrapped)
-        except LookupError:
-            message = f"the key ring has no key {name} of it: it was destroyed, or is in another ring"
-            raise KeyMissingError(of, _said(where), message) from None
-        except ValueError:
-            message = f"its data key {version} was not wrapped by the key {name} of this ring"
-            raise CiphertextError(of, f"data_key {version}", message) from None
-        return DataKey.of(of, version, secret)
+        Raises:
+            KeyMissingError, CiphertextError: There is none, or one cannot be unwrapped.
+        """
+        held = [number for number, _, wrapped in self.wrapped(connection, of) if wrapped is not None]
+        if not held:
+            raise KeyMissingError(of, "the content", "none of its data keys is there")
+        return [self.reading(connection, of, number) for number in held]
 
     def wrapped(self, connection: Connection, of: UUID) -> list[tuple[int, str, bytes | None]]:
         """
-        Read (version, name of the wrapping key, wrapped key) of a conversation's data keys, the oldest first.
+        Read (number, name of the wrapping key, wrapped key) of a conversation's data keys.
 
         Raises:
             CiphertextError: A hostile hand put something else there.
@@ -353,25 +289,81 @@ class Cipher:
         cursor = connection.execute(_wrapped, {"of": of.bytes}).cursor
         found = [] if cursor is None else cursor.fetchall()
         try:
-            return [
-                (version + 0, str(name, "utf-8"), wrapped and bytes(memoryview(wrapped)))
-                for version, name, wrapped in found
-            ]
+            return [(number + 0, str(name, "utf-8"), _bytes(wrapped)) for number, name, wrapped in found]
         except (TypeError, ValueError):
             raise CiphertextError(of, "data_key", "what is there is no wrapped key") from None
 
-    def versions(self, connection: Connection, of: UUID) -> list[int]:
-        """List the data keys of a conversation that are there, the oldest first."""
-        return [version for version, _, wrapped in self.wrapped(connection, of) if wrapped is not None]
+    def first(self, of: UUID) -> DataKey:
+        """Make the first key of a conversation; the same one, however often its transaction is tried."""
+        known = self._of(of)
+        with self._threads:
+            if known.first is None:
+                known.first = (self._made(of), DataKey.of(of, _number(), os.urandom(2 * KEY)))
+            return known.first[1]
 
-    def newest(self, connection: Connection, of: UUID) -> DataKey:
-        """
-        Give the newest of a conversation's keys, and make none.
+    def keep(self, connection: Connection, of: UUID) -> None:
+        """Keep the first key of a conversation, whose row names it already."""
+        key, known = self.first(of), self._of(of)
+        if known.first is not None:
+            self._insert(connection, key, known.first[0])
+        known.current, known.keys[key.number] = key.number, key
 
-        Raises:
-            KeyMissingError, CiphertextError: There is none, or it cannot be unwrapped.
-        """
-        return self.reading(connection, of, max(self.versions(connection, of), default=1))
+    def _writing(self, connection: Connection, of: UUID, known: _Known) -> DataKey:
+        if known.current is None:  # the conversation is not there yet
+            return self.first(of)
+        if known.current == PLAIN:
+            self._begin(connection, of, known)
+        return self.reading(connection, of, known.current)
+
+    def _begin(self, connection: Connection, of: UUID, known: _Known) -> None:
+        """Give a conversation that was kept in plain its first key, unless somebody else does just now."""
+        begun = update(conversation).where(conversation.c.id == of.bytes, conversation.c.data_key == PLAIN)
+        if connection.execute(begun.values(data_key=self.first(of).number)).rowcount == 1:
+            self.keep(connection, of)
+            self._seal_labels(connection, self.first(of))
+        else:
+            known.current = connection.execute(_current, {"of": of.bytes}).scalar()
+
+    def _seal_labels(self, connection: Connection, key: DataKey) -> None:
+        of = key.conversation
+        found = connection.execute(_labels, {"of": of.bytes}).mappings().one()
+        values = {name: self.again(connection, key, place(name), value) for name, value in found.items()}
+        connection.execute(update(conversation).where(conversation.c.id == of.bytes).values(values))
+
+    def again(self, connection: Connection, key: DataKey, where: bytes, value: Any) -> bytes | None:
+        """Encrypt what was encrypted under another key, or kept in plain, under this one; None for None."""
+        if value is None or key_of(value) == key.number:
+            return _bytes(value)
+        return key.seal(where, self.open(connection, key.conversation, where, bytes(value)))
+
+    def _made(self, of: UUID) -> str:
+        name = self.ring.create(of)
+        if not 0 < len(name.encode()) <= WRAPPING_KEY_BYTES:
+            raise ConfigurationError(f"a key ring names its keys in 1 to {WRAPPING_KEY_BYTES} bytes")
+        return name
+
+    def _insert(self, connection: Connection, key: DataKey, name: str) -> None:
+        row = {
+            "conversation": key.conversation.bytes,
+            "number": key.number,
+            "wrapping_key": name.encode(),
+            "wrapped": self.ring.wrap(key.conversation, name, key.secret),
+        }
+        connection.execute(insert(table), row)
+
+    def _unwrapped(self, connection: Connection, of: UUID, number: int, where: bytes) -> DataKey:
+        rows = {each: (name, wrapped) for each, name, wrapped in self.wrapped(connection, of)}
+        name, wrapped = rows.get(number, ("", None))
+        if wrapped is None:
+            raise KeyMissingError(of, _said(where), "the data key it is under is not there: it was destroyed")
+        try:
+            return DataKey.of(of, number, self.ring.unwrap(of, name, wrapped))
+        except LookupError:
+            message = f"the key ring has no key {name} of it: it was destroyed, or is in another ring"
+            raise KeyMissingError(of, _said(where), message) from None
+        except ValueError:
+            message = f"it was not wrapped by the key {name} of this ring"
+            raise CiphertextError(of, f"data key {number}", message) from None
 
     def _of(self, of: UUID) -> _Known:
         with self._threads:
@@ -388,62 +380,77 @@ class Cipher:
 
     def succeed(self, connection: Connection, of: UUID, *, shred: bool = False) -> DataKey:
         """
-        Begin to write a conversation under a new data key, title and metadata with it.
+        Write a conversation under a new data key from now on, title and metadata with it.
 
         Args:
             connection: In a transaction that writes.
-            of: The conversation; it is encrypted.
-            shred: Wrap it by a new key of the ring and share nothing with those before, which are given up.
+            of: The conversation.
+            shred: Have it wrapped by a new key of the ring, and share nothing with those before.
         """
         before = self.holding(connection, of)
-        names = {version: name for version, name, _ in self.wrapped(connection, of)}
-        version = max(names) + 1
-        if shred:
-            name, secret = self.made(of), os.urandom(2 * KEY)
-        else:
-            name, secret = names[before.version], before.successor()
-        self._insert(connection, of, version, name, secret)
-        connection.execute(update(conversation).where(conversation.c.id == of.bytes).values(data_key=version))
+        names = {number: name for number, name, _ in self.wrapped(connection, of)}
+        name = self._made(of) if shred else names[before.number]
+        key = DataKey.of(of, _number(), os.urandom(2 * KEY) if shred else before.successor())
+        self._insert(connection, key, name)
+        connection.execute(update(conversation).where(conversation.c.id == of.bytes).values(data_key=key.number))
         known = self._of(of)
-        known.current, known.keys[version] = version, DataKey.of(of, version, secret)
-        self.seal_labels(connection, of)
-        return known.keys[version]
+        known.current, known.keys[key.number] = key.number, key
+        self._seal_labels(connection, key)
+        return key
 
-    def rewrap(self, connection: Connection, of: UUID) -> list[str]:
+    def rewrap(self, connection: Connection, of: UUID) -> None:
+        """Wrap a conversation's data keys by a new key of the ring, and give up those that wrapped them before."""
+        self.holding(connection, of)
+        names = {name for _, name, wrapped in self.wrapped(connection, of) if wrapped is not None}
+        name = self._made(of)
+        for key in self.all(connection, of):
+            again = {"wrapping_key": name.encode(), "wrapped": self.ring.wrap(of, name, key.secret)}
+            connection.execute(update(table).where(*_row_of(key)).values(again))
+        for before in sorted(names):
+            row = {"conversation": of.bytes, "number": _number(), "wrapping_key": before.encode(), "wrapped": None}
+            connection.execute(insert(table), row)
+
+    def retire(self, connection: Connection, of: UUID, *, shred: bool = False) -> None:
         """
-        Wrap a conversation's data keys by a new key of the ring.
+        Take every data key from the database but the one that is written under; nothing is under them any more.
+
+        *shred* gives up what wrapped them as well.
+        """
+        current = self.writing(connection, of).number
+        others = (table.c.conversation == of.bytes, table.c.number != current, table.c.wrapped.is_not(None))
+        connection.execute(update(table).where(*others).values(wrapped=None) if shred else delete(table).where(*others))
+
+    def destroy_given_up(self, database: Database, of: UUID) -> bool:
+        """
+        Have the ring destroy the wrapping keys of a conversation that were given up, and then forget their names.
+
+        Until then their names stay in the database, so that a crash in between leaves none of them behind: called
+        again, this goes on.
 
         Returns:
-            The names of the wrapping keys that nothing is wrapped by any more once this is committed.
+            Whether there was one.
         """
-        held = self.wrapped(connection, of)
-        keys = [self.reading(connection, of, version) for version, _, wrapped in held if wrapped is not None]
-        if not keys:
-            return []
-        name = self.made(of)
-        for key in keys:
-            again = {"wrapping_key": name.encode(), "wrapped": self.ring.wrap(of, name, key.secret)}
-            here = (table.c.conversation == of.bytes, table.c.version == key.version)
-            connection.execute(update(table).where(*here).values(again))
-        return sorted({before for _, before, wrapped in held if wrapped is not None})
+        with database.read() as connection:
+            held = self.wrapped(connection, of)
+        used = {name for _, name, wrapped in held if wrapped is not None}
+        given_up = {number: name for number, name, wrapped in held if wrapped is None}
+        for name in sorted(set(given_up.values()) - used):
+            self.ring.destroy(of, name)
+        if given_up:
+            here = (table.c.conversation == of.bytes, table.c.number.in_(sorted(given_up)))
+            database.write(lambda connection: connection.execute(delete(table).where(*here)).rowcount)
+            with self._threads:
+                self._known.pop(of, None)
+        return bool(given_up)
 
-    def give_up(self, connection: Connection, of: UUID) -> None:
-        """Take every data key from the database but the one that is written under; their wrapping keys go next."""
-        current = self.writing(connection, of).version
-        here = (table.c.conversation == of.bytes, table.c.version != current)
-        connection.execute(update(table).where(*here).values(wrapped=None))
 
-    def retire(self, connection: Connection, of: UUID) -> None:
-        """Delete every data key but the one that is written under: nothing is encrypted under them any more."""
-        current = self.writing(connection, of).version
-        here = (table.c.conversation == of.bytes, table.c.version != current, table.c.wrapped.is_not(None))
-        connection.execute(delete(table).where(*here))
+def _number() -> int:
+    # Random, because a number that was taken in a transaction that came to nothing must never mean another key.
+    return 1 + secrets.randbelow((1 << 63) - 1)
 
-    def forget(self, of: UUID) -> None:
-        """Forget the keys of a conversation."""
-        with self._threads:
-            self._known.pop(of, None)
-            self._made.pop(of, None)
+
+def _row_of(key: DataKey) -> tuple[ColumnElement[bool], ...]:
+    return (table.c.conversation == key.conversation.bytes, table.c.number == key.number)
 
 
 def opened_labels(connection: Connection, own: Any, title: Any, metadata: Any) -> tuple[bytes | None, bytes | None]:
@@ -466,4 +473,4 @@ def opened_labels(connection: Connection, own: Any, title: Any, metadata: Any) -
 
 
 def _bytes(value: Any) -> bytes | None:
-    return None if value is None else bytes(value)
+    return None if value is None else bytes(memoryview(value))

@@ -50,7 +50,7 @@ def _renewed(connection: Connection, of: UUID, held: dict[str, object]) -> bool:
     if cipher is None:
         return connection.execute(_renew, held).rowcount == 1
     while True:
-        under = {"sealed_under": cipher.writing(connection, of).version}
+        under = {"sealed_under": cipher.writing(connection, of).number}
         if connection.execute(_renew_sealed, held | under).rowcount == 1:
             return True
         if not cipher.moved_on(connection, of):

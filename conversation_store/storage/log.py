@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from conversation_store.errors import BusyError, ConflictError, LeaseLostError, NotFoundError
 from conversation_store.record import chain
 from conversation_store.record.chain import Entry
-from conversation_store.storage.cipher import cipher_of, opened_labels, place
+from conversation_store.storage.cipher import PLAIN, cipher_of, opened_labels, place
 from conversation_store.storage.engine import Compiled, RolledBack
 from conversation_store.storage.tables import (
     NO_TOKEN,
@@ -273,7 +273,7 @@ def _set(connection: Connection, of: UUID, row: dict[str, Any], plain: Compiled,
     if cipher is None:
         return plain.run(connection, row)
     while True:
-        changed = sealed.run(connection, row | {"sealed_under": cipher.writing(connection, of).version})
+        changed = sealed.run(connection, row | {"sealed_under": cipher.writing(connection, of).number})
         if changed == 1 or not cipher.moved_on(connection, of):
             return changed
 
@@ -381,6 +381,7 @@ def put_row(
 ) -> None:
     """Write a conversation's row and its key, but none of its entries."""
     cipher = cipher_of(connection)
+    data_key = PLAIN if cipher is None else cipher.first(of).number
     connection.execute(
         insert(conversation),
         {
@@ -399,7 +400,7 @@ def put_row(
             "sealed_length": 0,
             "created": at,
             "updated": at if updated is None else updated,
-            "data_key": 0 if cipher is None else 1,
+            "data_key": data_key,
         },
     )
     if cipher is not None:

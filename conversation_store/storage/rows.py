@@ -41,8 +41,8 @@ from conversation_store.storage.cipher import (
     Unread,
     chunk_place,
     cipher_of,
+    key_of,
     place,
-    version_of,
 )
 from conversation_store.storage.tables import (
     conversation,
@@ -105,7 +105,7 @@ class Opening:
 
     def value(self, of: object, where: bytes, value: object) -> object:
         """Decrypt a value of a conversation."""
-        if version_of(value) == PLAIN or not isinstance(value, bytes) or not _is_id(of):
+        if key_of(value) == PLAIN or not isinstance(value, bytes) or not _is_id(of):
             return value
         try:
             return self.cipher.open(self.connection, UUID(bytes=of), where, value)
@@ -134,7 +134,7 @@ class Opening:
     def use(self, row: Row) -> Row:
         """Decrypt what the use of a blob has beside it, and put the digest in the place of the name."""
         own, position, number, scope, digest, salt, *others = row
-        if type(position) is not int or type(number) is not int or version_of(salt) == PLAIN:
+        if type(position) is not int or type(number) is not int or key_of(salt) == PLAIN:
             return row
         both = self.value(own, place("use", position, number), salt)
         if isinstance(both, bytes):
@@ -160,9 +160,7 @@ def unreadable(connection: Connection, of: bytes) -> str | None:
     if cipher is None:
         return "the store was opened without keys"
     try:
-        for version in cipher.versions(connection, UUID(bytes=of)):
-            cipher.reading(connection, UUID(bytes=of), version)
-        cipher.newest(connection, UUID(bytes=of))
+        cipher.all(connection, UUID(bytes=of))
     except EncryptionError as error:
         return error.message
     return None
@@ -171,7 +169,7 @@ def unreadable(connection: Connection, of: bytes) -> str | None:
 def name_of(connection: Connection, of: bytes, digest: bytes) -> bytes:
     """Say under what name a conversation that can be read keeps a blob encrypted, by the SHA-256 of its bytes."""
     cipher = cipher_of(connection)
-    return digest if cipher is None else cipher.newest(connection, UUID(bytes=of)).address(digest)
+    return digest if cipher is None else cipher.all(connection, UUID(bytes=of))[0].address(digest)
 
 
 def _reading(

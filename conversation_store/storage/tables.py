@@ -125,10 +125,10 @@ conversation: Final = Table(
     Column("updated", BigInteger, nullable=False),
     Column(
         "data_key",
-        Integer,
+        BigInteger,
         nullable=False,
         server_default=text("0"),
-        comment="version of the data key that new content is encrypted under; 0: none",
+        comment="the data key that new content is encrypted under; 0: none",
     ),
     PrimaryKeyConstraint("id"),
     Index(None, "scope", "updated", "id"),
@@ -273,10 +273,10 @@ conversation_data_key: Final = Table(
     "conversation_data_key",
     metadata,
     Column("conversation", _fixed(16), nullable=False),
-    Column("version", Integer, nullable=False, autoincrement=False, comment="from 1"),
+    Column("number", BigInteger, nullable=False, autoincrement=False, comment="random: never two keys of one number"),
     Column("wrapping_key", _varying(WRAPPING_KEY_BYTES), nullable=False, comment="its name in the host's key ring"),
-    Column("wrapped", _bytes(), comment="NULL: content under it is gone, its wrapping key is to be destroyed"),
-    PrimaryKeyConstraint("conversation", "version"),
+    Column("wrapped", _bytes(), comment="NULL: given up, its wrapping key is to be destroyed"),
+    PrimaryKeyConstraint("conversation", "number"),
     ForeignKeyConstraint(["conversation"], ["conversation.id"]),
 )
 """The data keys of encrypted conversations, each wrapped by a key outside the database (``storage/keyring.py``)."""

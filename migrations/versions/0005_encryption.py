@@ -42,10 +42,10 @@ def upgrade() -> None:
         "conversation",
         sa.Column(
             "data_key",
-            sa.Integer(),
+            sa.BigInteger(),
             server_default=sa.text("0"),
             nullable=False,
-            comment="version of the data key that new content is encrypted under; 0: none",
+            comment="the data key that new content is encrypted under; 0: none",
         ),
     )
     op.add_column(
@@ -56,10 +56,16 @@ def upgrade() -> None:
     op.create_table(
         "conversation_data_key",
         sa.Column("conversation", fixed(16), nullable=False),
-        sa.Column("version", sa.Integer(), autoincrement=False, nullable=False, comment="from 1"),
+        sa.Column(
+            "number",
+            sa.BigInteger(),
+            autoincrement=False,
+            nullable=False,
+            comment="random: never two keys of one number",
+        ),
         sa.Column("wrapping_key", varying(255), nullable=False, comment="its name in the host's key ring"),
-        sa.Column("wrapped", long(), comment="NULL: content under it is gone, its wrapping key is to be destroyed"),
-        sa.PrimaryKeyConstraint("conversation", "version", name=op.f("pk_conversation_data_key")),
+        sa.Column("wrapped", long(), comment="NULL: given up, its wrapping key is to be destroyed"),
+        sa.PrimaryKeyConstraint("conversation", "number", name=op.f("pk_conversation_data_key")),
         sa.ForeignKeyConstraint(
             ["conversation"], ["conversation.id"], name=op.f("fk_conversation_data_key_conversation")
         ),
