@@ -358,7 +358,7 @@ class _Verifying:
         """Say whether a conversation is encrypted and there is no key for it: then only its chain is looked at."""
         if self.structure or row[_DATA_KEY] == PLAIN:
             return False
-        reason = rows.unreadable(self.connection, of.bytes)
+        reason = rows.unreadable(self.connection, of.bytes, row[_DATA_KEY])
         if reason is not None:
             self._say("ciphertext", of, -1, "content that can be read", reason)
         return reason is not None

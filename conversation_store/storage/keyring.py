@@ -111,7 +111,7 @@ class MappingKeyRing:
         key = cipher_of_key(self.keys[_item(conversation, name)])
         try:
             return key.decrypt(wrapped[:NONCE], wrapped[NONCE:], conversation.bytes)
-        except InvalidTag:
+        except (InvalidTag, ValueError):
             raise ValueError("not wrapped by this key for this conversation") from None
 
     def destroy(self, conversation: UUID, name: str) -> None:

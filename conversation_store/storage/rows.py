@@ -154,22 +154,30 @@ def _is_id(value: object) -> TypeGuard[bytes]:
     return isinstance(value, bytes) and len(value) == len(UUID(int=0).bytes)
 
 
-def unreadable(connection: Connection, of: bytes) -> str | None:
-    """Say why the content of an encrypted conversation cannot be read as a whole; None where it can."""
+def unreadable(connection: Connection, of: bytes, data_key: object = None) -> str | None:
+    """
+    Say why the content of an encrypted conversation cannot be read as a whole; None where it can.
+
+    *data_key* is the number that its row tells, where that is known.
+    """
     cipher = cipher_of(connection)
     if cipher is None:
         return "the store was opened without keys"
     try:
-        cipher.all(connection, UUID(bytes=of))
+        keys = cipher.all(connection, UUID(bytes=of))
     except EncryptionError as error:
         return error.message
-    return None
+    known = data_key is None or any(key.number == data_key for key in keys)
+    return None if known else "the data key that its row names is not there"
 
 
 def name_of(connection: Connection, of: bytes, digest: bytes) -> bytes:
-    """Say under what name a conversation that can be read keeps a blob encrypted, by the SHA-256 of its bytes."""
+    """Say under what name a conversation keeps a blob encrypted, by the SHA-256 of its bytes."""
     cipher = cipher_of(connection)
-    return digest if cipher is None else cipher.all(connection, UUID(bytes=of))[0].address(digest)
+    try:
+        return digest if cipher is None else cipher.all(connection, UUID(bytes=of))[0].address(digest)
+    except EncryptionError:
+        return digest  # it has no keys: nothing of it is encrypted, or its own fault was told
 
 
 def _reading(
