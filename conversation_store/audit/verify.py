@@ -27,7 +27,7 @@ from conversation_store.audit.walk import ANYTHING, Found, Peeked, Walk
 from conversation_store.errors import AttachmentError, ContentError
 from conversation_store.record import canonical, chain, media
 from conversation_store.storage import blobs, rows
-from conversation_store.storage.cipher import PLAIN, Unread, cipher_of
+from conversation_store.storage.cipher import PLAIN, Unread, cipher_of, key_of
 from conversation_store.storage.engine import Database
 from conversation_store.storage.tables import NO_TOKEN
 
@@ -176,9 +176,13 @@ class _Blobs:
     def _hold(self, scope: bytes, row: rows.Row, chunks: Iterable[object]) -> None:
         *told, owner = row
         if type(owner) is bytes and len(owner) == _ID:
-            if rows.unreadable(self.connection, owner) is not None:
-                return  # the conversation's own fault
-            fault = _blob_fault(told, chunks, partial(rows.name_of, self.connection, owner))
+            if rows.unreadable(self.connection, owner) is None:
+                fault = _blob_fault(told, chunks, partial(rows.name_of, self.connection, owner))
+            else:  # the conversation's own fault, where it is encrypted at all
+                plain = any(isinstance(each, bytes) and key_of(each) == PLAIN for each in chunks)
+                fault = "a blob in plain that belongs to one conversation" if plain else None
+        elif owner is not None:
+            fault = f"a conversation of {shown(owner)}"
         else:
             fault = _blob_fault(told, chunks)
         if fault is not None:
@@ -356,7 +360,11 @@ class _Verifying:
 
     def _is_unreadable(self, of: UUID, row: rows.Row) -> bool:
         """Say whether a conversation is encrypted and there is no key for it: then only its chain is looked at."""
-        if self.structure or row[_DATA_KEY] == PLAIN:
+        if self.structure:
+            return False
+        if row[_DATA_KEY] == PLAIN and type(row[_DATA_KEY]) is int:
+            if rows.has_keys(self.connection, of.bytes):
+                self._say("row", of, -1, "data_key of one of its keys", row[_DATA_KEY])
             return False
         reason = rows.unreadable(self.connection, of.bytes, row[_DATA_KEY])
         if reason is not None:

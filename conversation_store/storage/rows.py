@@ -171,6 +171,15 @@ def unreadable(connection: Connection, of: bytes, data_key: object = None) -> st
     return None if known else "the data key that its row names is not there"
 
 
+def has_keys(connection: Connection, of: bytes) -> bool:
+    """Say whether a conversation has data keys, as far as a store with keys looks."""
+    cipher = cipher_of(connection)
+    try:
+        return cipher is not None and bool(cipher.wrapped(connection, UUID(bytes=of)))
+    except EncryptionError:
+        return True
+
+
 def name_of(connection: Connection, of: bytes, digest: bytes) -> bytes:
     """Say under what name a conversation keeps a blob encrypted, by the SHA-256 of its bytes."""
     cipher = cipher_of(connection)
