@@ -555,6 +555,11 @@ class Store:
         by id alone; the key is free again. Forks keep their own turns and lose those they shared; erase them too.
         Each conversation is one transaction: after a fault, what was erased before it stays erased.
 
+        Where content is encrypted, the conversation's keys are destroyed in the ring as well: nothing of it in a copy
+        of the database made before can be read with the keys that are left. Copies of the ring itself, and processes
+        that have the keys in memory, are beyond that. A ring that fails leaves the content erased and the key there:
+        erase again.
+
         Args:
             which: Their keys or ids.
             reason: Why; the record keeps it.

@@ -65,7 +65,7 @@ class Erasure:
         content: The entries whose content is gone: log and position, turns, outcomes and all.
         turns: Those of them that are turns.
         exchanges: The requests that can be replayed no more, here and in forks; all others still can.
-        size: Bytes of bodies and of what stood beside them.
+        size: Bytes of bodies and of what stood beside them, as they lay there: 40 more for each that was encrypted.
         blobs: How many attachments went that nobody else uses, and ``blob_size`` their bytes.
         keys: Conversations that lost their key with it: one made of the text itself, or all of one was erased.
         summaries: Summary turns that stand after an erased one and may hold its words in others: they were left
