@@ -14,7 +14,7 @@ from conversation_store.api.client import Client
 from conversation_store.cli.failures import Code, MissingFileError
 from conversation_store.cli.terminal import Screen
 from conversation_store.conversation import Conversation
-from conversation_store.errors import NotFoundError
+from conversation_store.errors import ConfigurationError, NotFoundError
 from conversation_store.storage import migrate, rotation, search
 from conversation_store.storage.cipher import CIPHER, Cipher
 from conversation_store.storage.engine import Database
@@ -77,13 +77,13 @@ def keys_given() -> FileKeyRing | None:
     Open the key ring that ``--keys`` names; None for none.
 
     Raises:
-        MissingFileError: There is no such folder: a command is never given a new, empty one by a slip.
+        ConfigurationError: There is no such folder: a slip would make a new one, and encrypt with that.
     """
     folder = click.get_current_context().meta.get(_KEYS)
     if folder is None:
         return None
     if not Path(folder).is_dir():
-        raise MissingFileError(str(folder))
+        raise ConfigurationError(f"there is no key ring {folder}; conversation-store db encrypt makes one")
     return FileKeyRing(folder)
 
 

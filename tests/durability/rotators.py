@@ -17,6 +17,12 @@ from conversation_store.errors import ConflictError
 from tests.golden.make import picture
 
 
+def tell(line: str) -> None:
+    """Tell the test something, at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def said(chat: Conversation, words: str) -> None:
     """Say something, whoever else appends."""
     while True:
@@ -35,14 +41,14 @@ def write(store: Store, *keys: str) -> None:
         for key, chat in zip(keys, chats, strict=True):
             words = f"{keys[0]} says {n}"
             said(chat, words)
-            print(key, words, flush=True)
+            tell(f"{key} {words}")
 
 
 def rotate(store: Store) -> None:
     """Renew all keys, again and again."""
     while True:
-        store.rotate_keys(data=True, seen=lambda rows: print(rows, flush=True))
-        print("round", flush=True)
+        store.rotate_keys(data=True, seen=lambda rows: tell(str(rows)))
+        tell("round")
 
 
 if __name__ == "__main__":
