@@ -135,7 +135,7 @@ def _draft_of(each: Cut | Later) -> Insert:
 def inserts(database: Database, cuts: Sequence[Splice], used: Sequence[Blob]) -> list[Insert]:
     """Say how each spliced string is made from its blob."""
     return [
-        Insert(partial(blobs.chunks, database, blob), blob.size, splice.encoding, blob.media)
+        Insert(partial(blobs.chunks, database, blob), blob.size, splice.encoding, blob.media, blob.digest)
         for splice, blob in zip(cuts, used, strict=True)
     ]
 

@@ -1187,7 +1187,8 @@ class Conversation:
             uses[n] = kept.blobs
             fields = {"origin": origin.value, "gather": True} if gather else {"origin": origin.value}
             drafts.append(turn_draft(fields, kept, at, about))
-        return [known.turn(entry) for entry in known.append(drafts, uses).entries]
+        entries = known.append(drafts, uses).entries
+        return [known.turn(entry, origin) for entry, (origin, _, _) in zip(entries, said, strict=True)]
 
 
 def _refuse(found: Sequence[Finding]) -> None:

@@ -18,6 +18,7 @@ from conversation_store.api import request as requests
 from conversation_store.api.client import Client
 from conversation_store.api.models import Models
 from conversation_store.api.request import Messages, Request, Settings
+from conversation_store.api.rules import Asked, Finding, check_parameters
 from conversation_store.api.rules.order import Outline
 from conversation_store.api.rules.reading import grow
 from conversation_store.api.stream import decode_all
@@ -37,7 +38,7 @@ from conversation_store.record.chain import Entry, draft
 from conversation_store.record.exchange import Exchange, State
 from conversation_store.record.reply import Reply
 from conversation_store.record.splices import Parted
-from conversation_store.record.turns import PREFILL_MARK, Origin, Turn, fields_of, splices_of, turn_of, without_thinking
+from conversation_store.record.turns import PREFILL_MARK, Origin, Turn, fields_of, turn_of, without_thinking
 from conversation_store.record.view import View
 from conversation_store.storage import blobs, identity, ledger, log
 from conversation_store.storage.blobs import Blob
@@ -112,24 +113,31 @@ def add_messages(
         if since and span.last is not None:
             continue
         first, last = max(span.first, since), span.upto(length)
-        found = log.read_wires(connection, span.conversation, first, last)
-        rows = [row for row in found if PREFILL_MARK not in row[1]]
-        if not span.thinking:
-            rows = [
-                (position, shorter, body)
-                for position, header, body in rows
-                if (shorter := without_thinking(header, body)) is not None
-            ]
-        spliced = [n for n, (_, header, _) in enumerate(rows) if b'"splices"' in header]
-        used = blobs.used(connection, span.conversation, first, last) if spliced else {}
-        at = 0
-        for n in spliced:
-            messages.extend(span.conversation, rows[at:n])
-            position, header, body = rows[n]
-            strings = attachments.inserts_of(database, header, used.get(position, ()))
-            messages.add((span.conversation, position), header, body, strings)
-            at = n + 1
-        messages.extend(span.conversation, rows[at:])
+        used: Mapping[int, Sequence[Blob]] | None = None
+        for page in log.read_wires(connection, span.conversation, first, last):
+            rows = _shown(page, thinking=span.thinking)
+            at = 0
+            for n in [n for n, (_, header, _) in enumerate(rows) if b'"splices"' in header]:
+                if used is None:
+                    used = blobs.used(connection, span.conversation, first, last)
+                messages.extend(span.conversation, rows[at:n])
+                position, header, body = rows[n]
+                strings = attachments.inserts_of(database, header, used.get(position, ()))
+                messages.add((span.conversation, position), header, body, strings)
+                at = n + 1
+            messages.extend(span.conversation, rows[at:])
+
+
+def _shown(rows: Sequence[tuple[int, bytes, bytes]], *, thinking: bool) -> list[tuple[int, bytes, bytes]]:
+    """Leave out prefills, which are in the answers they begin, and thinking where the view leaves it out."""
+    told = [row for row in rows if PREFILL_MARK not in row[1]]
+    if thinking:
+        return told
+    return [
+        (position, shorter, body)
+        for position, header, body in told
+        if (shorter := without_thinking(header, body)) is not None
+    ]
 
 
 def turns(database: Database, connection: Connection, spans: View, length: int) -> list[Turn]:
@@ -145,18 +153,22 @@ def turns(database: Database, connection: Connection, spans: View, length: int) 
     return found
 
 
-def turn(database: Database, conversation: UUID, entry: Entry) -> Turn:
-    """Look at an entry as a turn."""
-    return turn_of(conversation, entry, _strings_of(database, conversation, entry))
+def turn(database: Database, conversation: UUID, entry: Entry, origin: Origin | None = None) -> Turn:
+    """Look at an entry as a turn; *origin* where it is known."""
+    return turn_of(conversation, entry, _strings_of(database, conversation, entry), origin)
+
+
+def _no_strings() -> Sequence[bytes]:
+    return ()
 
 
 def _strings_of(database: Database, conversation: UUID, entry: Entry) -> Callable[[], Sequence[bytes]]:
+    if b'"splices"' not in entry.header:
+        return _no_strings  # one for all: an object less for each of many turns
     return partial(_read_strings, database, conversation, entry.position, entry.header)
 
 
 def _read_strings(database: Database, conversation: UUID, position: int, header: bytes) -> list[bytes]:
-    if not splices_of(header):
-        return []
     with database.read() as connection:
         used = blobs.used(connection, conversation, position, position).get(position, [])
     return [b"".join(each) for each in attachments.inserts_of(database, header, used)]
@@ -297,6 +309,7 @@ class History:
         self._outline = Outline()
         self._known = 0
         self._turns: tuple[Head, list[Turn]] | None = None
+        self._judged: tuple[object, Sequence[Finding]] = (None, ())
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -382,6 +395,21 @@ class History:
         self._outline = outline
         return outline
 
+    def judged(self, settings: bytes, asked: Asked) -> Sequence[Finding]:
+        """Say what the rules find in the parameters of a request; those of the last one are not looked at again."""
+        which = (
+            settings,
+            asked.version,
+            asked.betas,
+            asked.on,
+            asked.sending,
+            asked.stream,
+            asked.allow_unlisted_model,
+        )
+        if self._judged[0] != which:
+            self._judged = (which, check_parameters(asked))
+        return self._judged[1]
+
     @property
     def turns(self) -> list[Turn]:
         """The turns of the view, in order."""
@@ -464,13 +492,13 @@ class History:
                 past = Messages()
                 spans, _ = view_at(connection, of, fields["view"])
                 add_messages(past, self.database, connection, spans, fields["last"] + 1)
-                if past.places != self.messages.places[:turn]:
+                if list(past.places) != self.messages.places[:turn]:
                     changed.append("an earlier turn")
         return changed
 
-    def turn(self, entry: Entry) -> Turn:
-        """Look at an entry as a turn."""
-        return turn(self.database, self.id, entry)
+    def turn(self, entry: Entry, origin: Origin | None = None) -> Turn:
+        """Look at an entry as a turn; *origin* where it is known."""
+        return turn(self.database, self.id, entry, origin)
 
     def turn_at(self, conversation: UUID, entry: Entry) -> Turn:
         """Look at an entry of any log that this view shows as a turn."""
@@ -776,7 +804,8 @@ def fields_for(origin: Origin, message: Detached) -> dict[str, Any]:
 
 def turn_draft(fields: Mapping[str, Any], kept: Detached, at: int, about: Mapping[str, Any] | None = None) -> Entry:
     """Write a turn's entry."""
-    fields = {**fields, **kept.fields()}
+    if kept.marks or kept.splices:
+        fields = {**fields, **kept.fields()}
     return draft("turn", at=at, salt=identity.new_salt(), fields=fields, body=kept.body, about=about)
 
 

@@ -175,7 +175,7 @@ def _draft(history: History, said: Said, shown: Shown | None = None) -> _Draft:
         overrides=overrides,
         secrets=secrets,
         new=new,
-        findings=rules.check_request(asked),
+        findings=rules.check_request(asked, history.judged(body, asked)),
         lifetime=None if own else lifetime,
         shown=shown,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
-from tempfile import SpooledTemporaryFile
+from tempfile import SpooledTemporaryFile, TemporaryFile
 from typing import IO, Any, Final, Literal, Self, TypeAlias, get_args
 from uuid import UUID
 
@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 from conversation_store.api.request import Part, Request, joined
 from conversation_store.audit import derived
 from conversation_store.audit.derived import Began, Exchanges
-from conversation_store.audit.faults import Fault, columns, named, part_faults
+from conversation_store.audit.faults import Fault, named, part_faults, shown
 from conversation_store.errors import BusyError, CodecError, ContentError, LineError, NotFoundError, TransferError
 from conversation_store.formats import html, jsonl, markdown, messages
 from conversation_store.formats.jsonl import Arrived, Begun, Closing, Ended, Facts, Logged, Opening, Piece
@@ -44,6 +44,9 @@ PAGE: Final = 64
 """Entries read or written at a time."""
 
 _IN_MEMORY: Final = 1024 * 1024
+_LINES_IN_MEMORY: Final = 8 * 1024 * 1024
+_OF_EXCHANGES: Final = frozenset({"settings", "request", "outcome"})
+"""Kinds of entries from which the rows of exchanges are derived, beside the turn after an outcome."""
 _COUNTED: Final = ("conversations", "entries", "blobs")
 
 
@@ -421,6 +424,38 @@ class _Blobs:
 
 
 @define
+class _Lines:
+    """The entries of a log until they are written: the first as they were read, what is more as lines in a file."""
+
+    _read: list[Logged] = Factory(list)
+    _size: int = 0
+    _file: IO[bytes] | None = None
+
+    def add(self, found: Logged, line: bytes) -> None:
+        """Keep the next entry, which was read from a line."""
+        self._size += len(line)
+        if self._size <= _LINES_IN_MEMORY:
+            self._read.append(found)
+            return
+        if self._file is None:
+            self._file = TemporaryFile()  # noqa: SIM115 - closed by close()
+        self._file.write(line if line.endswith(b"\n") else line + b"\n")
+
+    def __iter__(self) -> Iterator[Logged]:
+        """Give the entries, from the first; may be done again."""
+        yield from self._read
+        if self._file is not None:
+            self._file.seek(0)
+            yield from (found for line in self._file if isinstance(found := jsonl.read(line), Logged))
+
+    def close(self) -> None:
+        """Let go of them."""
+        self._read = []
+        if self._file is not None:
+            self._file.close()
+
+
+@define
 class _Log:
     """
     A conversation as far as its lines were read: where its log stands, and what its row will tell.
@@ -430,8 +465,9 @@ class _Log:
 
     begun: Begun
     line: int
-    lines: IO[bytes]
+    links: chain.Links
     head: Head
+    lines: _Lines = Factory(_Lines)
     trusted: bool = True
     broken: bool = False
     first_at: int = 0
@@ -443,14 +479,6 @@ class _Log:
     arrived: list[Arrived] = Factory(list)
     missing: list[tuple[Fault, bool, int]] = Factory(list)
     erased: list[Mapping[str, Any]] = Factory(list)
-
-    def logged(self) -> Iterator[Logged]:
-        """Read the entries again, from the first."""
-        self.lines.seek(0)
-        for line in self.lines:
-            found = jsonl.read(line)
-            if isinstance(found, Logged):
-                yield found
 
 
 @define
@@ -545,7 +573,7 @@ class _Reader:
         self._now = _Log(
             begun,
             self._number,
-            _temporary(),
+            chain.Links(begun.conversation.bytes),
             Head(length=0, digest=chain.genesis(begun.conversation)),
         )
         # What is told twice is told once too often: which of the two is meant nobody knows.
@@ -559,17 +587,24 @@ class _Reader:
         self._counts["entries"] += 1
         before, trusted = now.head, now.trusted
         # Go on from what is told, so that one change is one fault.
-        now.head = evolve(before, length=entry.position + 1, digest=entry.digest)
+        now.head = Head(
+            length=entry.position + 1,
+            digest=entry.digest,
+            view_position=before.view_position,
+            settings_position=before.settings_position,
+            token=before.token,
+            pending_position=before.pending_position,
+        )
         now.trusted = True
-        now.lines.write(line if line.endswith(b"\n") else line + b"\n")
-        for _, expected, told in columns(entry):
-            raise CodecError(f"expected {expected}, found {told}")
+        now.lines.add(found, line)
+        if entry.kind not in chain.KINDS:
+            raise CodecError(f"expected a kind of entry, found {shown(entry.kind)}")
         if entry.position != before.length and trusted:
             raise CodecError(f"entry {before.length} was to follow, not {entry.position}")
-        digest = chain.entry_digest(now.begun.conversation, entry.position, entry.at, entry.kind, entry.header)
-        if trusted and chain.link(before.digest, digest) != entry.digest:
+        digest = now.links.after(before.digest, entry.position, entry.at, entry.kind, entry.header)
+        if trusted and digest != entry.digest:
             raise CodecError("the digest is not that of this entry after the one before")
-        fields = fields_of(entry.header)
+        fields = fields_of(entry.header) if found.fields is None else found.fields
         for fault in part_faults(now.begun.conversation, entry, fields):
             if fault.code != "missing":
                 raise CodecError(f"{fault.code}: the header commits to {fault.expected}, found {fault.found}")
@@ -713,7 +748,7 @@ def _write(connection: Connection, scope: str, now: _Log) -> int:
         first = kept.head.length
         shared = min(first, now.head.length) - 1
         here = log.digest_at(connection, of, shared)
-        if next((each.entry.digest for each in now.logged() if each.entry.position == shared), None) != here:
+        if next((each.entry.digest for each in now.lines if each.entry.position == shared), None) != here:
             raise _RefusedError("another log is here under this id: the two part before the shorter one ends")
         if now.head.length <= first:
             return 0
@@ -748,7 +783,7 @@ def _write_entries(connection: Connection, scope: str, now: _Log, first: int, pe
     deriving = Exchanges(of, lambda position: settings_at(connection, of, position).body, open_now)
     page: list[Entry] = []
     uses: list[Use] = []
-    for each in now.logged():
+    for each in now.lines:
         if each.entry.position < first:
             continue
         page.append(each.entry)
@@ -769,6 +804,8 @@ def _write_page(
 ) -> None:
     log.put_entries(connection, deriving.conversation, scope, page, uses)
     for entry in page:
+        if entry.kind not in _OF_EXCHANGES and not deriving.waits:
+            continue
         try:
             _put_exchanges(connection, deriving.take(entry))
         except (LookupError, TypeError, ValueError, AttributeError):

@@ -139,23 +139,26 @@ def called(*results: Block, calls: Sequence[Block] = (), **params: Any) -> Ask:
     return ask(HI, assistant(*(calls or [call()])), user(*(results or [result()])), tools=[tool()], **params)
 
 
-def judge(asked: Ask) -> list[Finding]:
-    """Hold a request to the rule book."""
+def seen(asked: Ask) -> Asked:
+    """See a request as the rules do."""
     body = {name: value for name, value in asked.body.items() if name != "messages"}
     parts = [part_of(b"{}", canonical.dumps(message)) for message in asked.body["messages"]]
     outline, size = tried(Outline(), Messages(), parts)
-    return rules.check_request(
-        Asked(
-            params=body,
-            version=asked.version,
-            betas=frozenset(asked.betas),
-            on=asked.on,
-            outline=outline,
-            stream=bool(body.get("stream")),
-            size=size + len(canonical.dumps(body)),
-            models=load(),
-        )
+    return Asked(
+        params=body,
+        version=asked.version,
+        betas=frozenset(asked.betas),
+        on=asked.on,
+        outline=outline,
+        stream=bool(body.get("stream")),
+        size=size + len(canonical.dumps(body)),
+        models=load(),
     )
+
+
+def judge(asked: Ask) -> list[Finding]:
+    """Hold a request to the rule book."""
+    return rules.check_request(seen(asked))
 
 
 MARK: Final = {"type": "ephemeral"}

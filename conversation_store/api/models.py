@@ -280,9 +280,11 @@ class Models:
         entry has is taken for a snapshot of the undated name.
         """
         found = self._named(name)
-        dated = _DATED.fullmatch(name)
-        if found is not None or dated is None:
+        if found is not None:
             return found
+        dated = _DATED.fullmatch(name)
+        if dated is None:
+            return None
         return self._named(f"{dated['name']}-{dated['day']}") or self._named(dated["name"])
 
     def _named(self, name: str) -> Model | None:

@@ -10,17 +10,20 @@ A builder is never changed, only added to: every ``request`` entry names the one
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from hashlib import sha256
+from itertools import accumulate, islice
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 from attrs import Factory, define, evolve, field, frozen
 
+from conversation_store.api.packed import Pairs, Places, numbers
 from conversation_store.errors import ConfigurationError, ContentError
 from conversation_store.record import canonical, splices
 from conversation_store.record.blocks import ABSENT, Block
@@ -40,6 +43,8 @@ BUILDERS: Final = frozenset({BUILDER, MARKING_BUILDER})
 DEFAULT_VERSION: Final = "2023-06-01"
 _OPENING: Final = b'{"messages":['
 _escaped_letter: Final = re.compile(rb"\\u00[567]")
+_KEPT: Final = 4 * 1024 * 1024
+"""Bytes of strings that are kept while a body is sent, so that one that occurs again is not made again."""
 _NOT_SETTINGS: Final = frozenset({"messages", "stream"})
 
 SDK_PARAMETERS: Final = frozenset(
@@ -234,18 +239,40 @@ class Insert:
         size: Bytes of the blob.
         encoding: How its bytes become the string.
         media: What it is, as far as its header tells; None where it is no picture and no document.
+        digest: SHA-256 of the blob, by which a string that a body holds more than once is made once; None for none.
     """
 
     chunks: Callable[[], Iterable[bytes]]
     size: int
     encoding: splices.Encoding
     media: Media | None = None
+    digest: bytes | None = None
 
     def __len__(self) -> int:
         return splices.length(self.size, self.encoding)
 
     def __iter__(self) -> Iterator[bytes]:
         return splices.text(self.chunks(), self.encoding)
+
+
+class _Made:
+    """Makes the strings of one body, and keeps the latest: the same picture often comes with turn after turn."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[bytes, splices.Encoding], list[bytes]] = {}
+        self._room = _KEPT
+
+    def strings(self, insert: Insert) -> Iterable[bytes]:
+        """Give a string in segments."""
+        if insert.digest is None or len(insert) > _KEPT:
+            return insert
+        made = self._kept.get((insert.digest, insert.encoding))
+        if made is None:
+            if len(insert) > self._room:
+                self._kept, self._room = {}, _KEPT
+            self._room -= len(insert)
+            made = self._kept[insert.digest, insert.encoding] = list(insert)
+        return made
 
 
 Piece: TypeAlias = "bytes | Insert"
@@ -299,9 +326,10 @@ class Request:
 
     def __iter__(self) -> Iterator[bytes]:
         """Give the body as it is sent, in segments; may be done again."""
+        made = _Made()
         for piece in self._sent:
             if isinstance(piece, Insert):
-                yield from piece
+                yield from made.strings(piece)
             else:
                 yield piece
 
@@ -379,14 +407,14 @@ class Messages:
         thinking: Indices of the assistant's turns that may hold thinking.
     """
 
-    places: list[tuple[UUID, int]] = Factory(list)
+    places: Places = Factory(Places)
     roles: list[str] = Factory(list)
-    model_turns: list[int] = Factory(list)
-    calling: list[int] = Factory(list)
-    thinking: list[int] = Factory(list)
+    model_turns: array[int] = Factory(numbers)
+    calling: array[int] = Factory(numbers)
+    thinking: array[int] = Factory(numbers)
     _bytes: bytearray = Factory(lambda: bytearray(_OPENING))
     _inserts: list[tuple[int, Insert]] = Factory(list)
-    _closed: list[tuple[int, int]] = Factory(list)
+    _closed: Pairs = Factory(Pairs)
     """Of each message in the buffer: its first turn, and where it ends."""
     _turns: dict[int, Sequence[int | None]] = Factory(dict)
     """Of each of them that is made of several turns: the turn of each block."""
@@ -416,7 +444,7 @@ class Messages:
         return range(start, end)
 
     @property
-    def closed(self) -> Sequence[tuple[int, int]]:
+    def closed(self) -> Pairs:
         """Of each message that is complete: its first turn, and where it ends in the buffer."""
         return self._closed
 
@@ -473,7 +501,7 @@ class Messages:
         self._open.append(part)
         if part.role == "assistant":
             self._mark(len(self.places), header, body)
-        self.places.append(place)
+        self.places.append(*place)
         self.roles.append(part.role)
 
     def extend(self, conversation: UUID, rows: Sequence[tuple[int, bytes, bytes]]) -> None:
@@ -499,11 +527,11 @@ class Messages:
         first, end = len(self.places), len(self._bytes)
         bodies = [body for _, _, body in rows]
         self._bytes += b"," + b",".join(bodies)
-        self.places += [(conversation, position) for position, _, _ in rows]
+        self.places.extend(conversation, [position for position, _, _ in rows])
         self.roles += map(role_of, bodies)
+        ends = accumulate((1 + len(body) for body in bodies), initial=end)
+        self._closed.extend(range(first, first + len(rows)), islice(ends, 1, None))
         for n, (_, header, body) in enumerate(rows, first):
-            end += 1 + len(body)
-            self._closed.append((n, end))
             if self.roles[n] == "assistant":
                 self._mark(n, header, body)
 
@@ -539,7 +567,7 @@ class Messages:
         first = len(self.places) - len(self._open)
         if len(self._open) > 1:
             self._turns[len(self._closed)] = _turns_of_blocks(self._open, first, len(self._open))
-        self._closed.append((first, len(self._bytes)))
+        self._closed.append(first, len(self._bytes))
         self._open = []
 
     def cut(self, count: int) -> bool:
@@ -567,7 +595,8 @@ class Messages:
             if last is not None:
                 self._truncate(len(self._closed) - 1)
                 self._open = [last]
-        del self.places[count:], self.roles[count:]
+        self.places.cut(count)
+        del self.roles[count:]
         while self._last_assistant >= count or (
             self._last_assistant >= 0 and self.roles[self._last_assistant] != "assistant"
         ):
@@ -591,7 +620,7 @@ class Messages:
     def _truncate(self, count: int) -> None:
         """Drop every message after the first *count*."""
         end = self._closed[count - 1][1] if count else len(_OPENING)
-        del self._closed[count:]
+        self._closed.cut(count)
         self._turns = {n: turns for n, turns in self._turns.items() if n < count}
         self._bytes = self._bytes[:end]  # a new one: requests made before keep theirs
         self._inserts = [each for each in self._inserts if each[0] <= end]

@@ -65,6 +65,11 @@ class Exchanges:
     _settings: tuple[int, bytes | None] | None = field(default=None, init=False)
     _outcome: tuple[Entry, Mapping[str, Any]] | None = field(default=None, init=False)
 
+    @property
+    def waits(self) -> bool:
+        """Whether an outcome was taken, and the turn made of it may follow."""
+        return self._outcome is not None
+
     def take(self, entry: Entry, fields: Mapping[str, Any] | None = None) -> Iterator[Began | Ended]:
         """
         Go on with the next entry; *fields* are its header's, where they were read already.

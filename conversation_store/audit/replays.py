@@ -208,7 +208,7 @@ class Bodies:
         if of == self._conversation and self._since <= first:
             found: Sequence[Wire] = [wire for wire in self._at_hand if first <= wire[0] <= last]
         else:
-            found = list(log.read_wires(self._connection, of, first, last))
+            found = [row for page in log.read_wires(self._connection, of, first, last) for row in page]
         return [(position, header, body) for position, header, body in found if PREFILL_MARK not in header]
 
     def _add(self, span: Span, wires: Sequence[Wire], last: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from math import isfinite
 from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
@@ -55,6 +55,9 @@ _encoder: Final = json.JSONEncoder(
     default=dict,  # of the mappings that are no dict; everything else is refused before
 )
 _space: Final = re.compile(r"[ \t\n\r]*")
+_opened: Final = {bracket: re.compile(rf"[ \t\n\r]*\{bracket}[ \t\n\r]*") for bracket in "{["}
+_named: Final = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
+_ended: Final = re.compile(r"[ \t\n\r]*([,}\]])[ \t\n\r]*")
 _string: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
@@ -110,9 +113,8 @@ def loads(data: bytes) -> JSON:
     """
     text = text_of(data)
     _refuse_deep(data)
-    value, end = _value_at(text, _after_space(text, 0))
-    end = _after_space(text, end)
-    if end != len(text):
+    value, end = _value_at(text, 0 if text.startswith(("{", "[")) else _after_space(text, 0))
+    if end != len(text) and (end := _after_space(text, end)) != len(text):
         raise CodecError("something follows the JSON value", len(text[:end].encode()))
     return value
 
@@ -130,29 +132,49 @@ def object_of(data: bytes) -> Mapping[str, Any]:
     return value
 
 
-def _expect(text: str, at: int, what: str) -> int:
-    if not text.startswith(what, at):
-        raise CodecError(f"expected {what!r}", len(text[:at].encode()))
-    return at + 1
+def object_at(data: bytes, text: str, start: int) -> tuple[Mapping[str, Any], bytes, int]:
+    """
+    Parse the object that begins at a character of *text*, which is *data* decoded.
+
+    Returns:
+        The object, its bytes, and the character at which it ends.
+
+    Raises:
+        CodecError: There is none, or *data* is too deep.
+    """
+    _refuse_deep(data)
+    value, end = _value_at(text, start)
+    if not isinstance(value, Mapping):
+        raise CodecError("expected a JSON object")
+    return value, data[start:end] if text.isascii() else text[start:end].encode(), end
+
+
+def _expect(pattern: re.Pattern[str], text: str, at: int, what: str) -> re.Match[str]:
+    found = pattern.match(text, at)
+    if found is None:
+        raise CodecError(f"expected {what!r}", len(text[: _after_space(text, at)].encode()))
+    return found
 
 
 def _walk(text: str, opening: str, closing: str) -> Iterator[tuple[str, JSON, int, int]]:
-    at = _after_space(text, _expect(text, _after_space(text, 0), opening))
+    at = _expect(_opened[opening], text, 0, opening).end()
     more = not text.startswith(closing, at)
+    at += not more
     while more:
         name = ""
         if opening == "{":
-            _expect(text, at, '"')
+            if not text.startswith('"', at):
+                raise CodecError("expected '\"'", len(text[:at].encode()))
             key, at = _value_at(text, at)
             name = str(key)
-            at = _after_space(text, _expect(text, _after_space(text, at), ":"))
+            at = _expect(_named, text, at, ":").end()
         value, end = _value_at(text, at)
         yield name, value, at, end
-        at = _after_space(text, end)
-        more = text.startswith(",", at)
-        if more:
-            at = _after_space(text, at + 1)
-    at = _after_space(text, _expect(text, at, closing))
+        found = _expect(_ended, text, end, closing)
+        if found[1] not in (",", closing):
+            raise CodecError(f"expected {closing!r}", len(text[: found.start(1)].encode()))
+        more, at = found[1] == ",", found.end()
+    at = _after_space(text, at)
     if at != len(text):
         raise CodecError("something follows the JSON value", len(text[:at].encode()))
 
@@ -209,9 +231,24 @@ def dumps(value: object, path: str = "", depth: int = 0) -> bytes:
     """
     _check(value, path, depth)
     try:
-        return _encoder.encode(value).encode()
+        return _encode(value).encode()
     except ValueError:  # an integer with more digits than str() gives
         return _patiently(value).encode()
+
+
+def _kept(encoder: json.JSONEncoder) -> Callable[[object], str]:
+    """Keep the C encoder that ``JSONEncoder`` makes anew for each value: a third of what a small one costs."""
+    make, text = getattr(json.encoder, "c_make_encoder", None), getattr(json.encoder, "encode_basestring_ascii", None)
+    if not encoder.ensure_ascii:
+        text = getattr(json.encoder, "encode_basestring", None)
+    if make is None or text is None:
+        return encoder.encode
+    colon, comma = encoder.key_separator, encoder.item_separator
+    pieces = make(None, encoder.default, text, None, colon, comma, encoder.sort_keys, encoder.skipkeys, False)
+    return lambda value: "".join(pieces(value, 0))
+
+
+_encode: Final = _kept(_encoder)
 
 
 def _patiently(value: object) -> str:
@@ -248,7 +285,10 @@ def _check(value: object, path: str, depth: int) -> None:
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise ContentError(path, f"the key {key!r} is no string")
-            _check(key, path, depth + 1)
+            if not key.isascii():
+                _check(key, path, depth + 1)
+            if type(inner) is str and inner.isascii():
+                continue
             _check(inner, f"{path}.{key}" if path else key, depth + 1)
     elif isinstance(value, (list, tuple)):
         for n, inner in enumerate(value):
@@ -264,12 +304,14 @@ def compose(parts: Mapping[str, bytes]) -> bytes:
 
 def _name(name: str) -> bytes:
     try:
-        return _encoder.encode(name).encode()
+        return _encode(name).encode()
     except UnicodeEncodeError:  # a lone surrogate, as an escape it may have been received as
         return json.dumps(name).encode()
 
 
-_header_encoder: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+_encode_header: Final = _kept(
+    json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False, check_circular=False)
+)
 
 
 def header(fields: Mapping[str, object]) -> bytes:
@@ -278,4 +320,4 @@ def header(fields: Mapping[str, object]) -> bytes:
 
     A subset of RFC 8785, so that any implementation of it writes the same bytes.
     """
-    return _header_encoder.encode(fields).encode()
+    return _encode_header(fields).encode()

@@ -135,7 +135,7 @@ def draft(
     header = dict(fields)
     if body is not None:
         header["body"] = part_of(salt, body).hex()
-    written = {name: value for name, value in (about or {}).items() if value is not None}
+    written = {name: value for name, value in about.items() if value is not None} if about else None
     about_bytes = canonical.dumps(written) if written else None
     if about_bytes is not None:
         header["about"] = part_of(salt, about_bytes).hex()
@@ -159,8 +159,9 @@ def chain(conversation: UUID, position: int, head: bytes, drafts: Iterable[Entry
         The entries as they are to be stored, in order; the last one's digest is the new head.
     """
     entries = []
+    links = Links(conversation.bytes)
     for each in drafts:
-        head = link(head, entry_digest(conversation, position, each.at, each.kind, each.header))
+        head = links.after(head, position, each.at, each.kind, each.header)
         entries.append(
             Entry(
                 position=position,

@@ -193,17 +193,23 @@ def wire_of(header: bytes, body: bytes, strings: Callable[[], Sequence[bytes]], 
     return b"".join(known[part.offset] if isinstance(part, Splice) else part for part in parts)
 
 
-def turn_of(conversation: UUID, entry: Entry, strings: Callable[[], Sequence[bytes]] = lambda: ()) -> Turn:
+def turn_of(
+    conversation: UUID,
+    entry: Entry,
+    strings: Callable[[], Sequence[bytes]] = lambda: (),
+    origin: Origin | None = None,
+) -> Turn:
     """
-    Look at a log entry of kind ``turn`` whose body was not erased.
+    Look at a log entry of kind ``turn`` whose body was not erased; *origin* where it is known, else it is read.
 
     Raises:
         CodecError: Its header does not say who made it.
     """
-    try:
-        origin = Origin(fields_of(entry.header)["origin"])
-    except (KeyError, ValueError):
-        raise CodecError(f"the header of entry {entry.position} names no origin") from None
+    if origin is None:
+        try:
+            origin = Origin(fields_of(entry.header)["origin"])
+        except (KeyError, ValueError):
+            raise CodecError(f"the header of entry {entry.position} names no origin") from None
     return Turn(
         conversation=conversation,
         position=entry.position,

@@ -16,6 +16,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -34,6 +36,7 @@ from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
     InterfaceError,
+    InvalidatePoolError,
     NoSuchModuleError,
     OperationalError,
     SQLAlchemyError,
@@ -73,11 +76,14 @@ SELECT EXISTS (SELECT 1 FROM sqlite_master) AND NOT EXISTS (SELECT 1 FROM sqlite
 
 _SYNCHRONOUS: Final = {"full": 2, "normal": 1}
 
+_SHORTEST_PAUSE: Final = 0.0001
+"""Seconds after which a writer looks again whether the lock is free: about one commit; twice as long each time."""
+_LONGEST_PAUSE: Final = 0.002
 _AGAIN: Final = frozenset({"locked", "unreachable", "lost a race"})
 
 
 _UNHEARD: Final = "conversation_store_unheard"
-"""Set for a SQLite engine of our own: nobody else listens to its statements, so they may go to the driver at once."""
+"""Set for an engine of our own: nobody else listens to its statements, so they may go to the driver at once."""
 
 
 class RolledBack(Exception):  # noqa: N818 - a way out, not an error
@@ -118,7 +124,7 @@ class Compiled:
         sql, names, constants = known
         given: list[Any] = [{**constants, **row} for row in rows] if constants else list(rows)
         if names is not None:
-            given = [tuple([row[name] for name in names]) for row in given]
+            given = list(map(itemgetter(*names), given))  # no statement of ours takes a single value
         if options.get(_UNHEARD):
             return _run_directly(connection, sql, given)
         return connection.exec_driver_sql(sql, given if len(given) > 1 else given[0]).rowcount
@@ -126,6 +132,7 @@ class Compiled:
 
 def _run_directly(connection: Connection, sql: str, rows: Sequence[Any]) -> int:
     driver: Any = connection.connection.driver_connection
+    broken: Any = connection.dialect.loaded_dbapi.Error
     cursor = driver.cursor()
     try:
         if len(rows) > 1:
@@ -133,11 +140,28 @@ def _run_directly(connection: Connection, sql: str, rows: Sequence[Any]) -> int:
         else:
             cursor.execute(sql, rows[0])
         touched: int = cursor.rowcount
-    except sqlite3.Error as error:
-        raise DBAPIError.instance(sql, None, error, sqlite3.Error, True, dialect=connection.dialect) from error
+    except broken as error:
+        lost = connection.dialect.is_disconnect(error, driver, cursor)
+        if lost:
+            connection.invalidate(error)
+        raise DBAPIError.instance(
+            sql, None, error, broken, True, connection_invalidated=lost, dialect=connection.dialect
+        ) from error
     finally:
         cursor.close()
     return touched
+
+
+_writing: Final = ContextVar("conversation_store_writing", default=False)
+
+
+@contextmanager
+def _as_writer() -> Iterator[None]:
+    before = _writing.set(True)
+    try:
+        yield
+    finally:
+        _writing.reset(before)
 
 
 class _WriterLock:
@@ -164,19 +188,27 @@ class _WriterLock:
                     self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 except OSError as error:
                     raise DatabaseError("read-only", f"cannot make {self._path}: {error.strerror}") from None
-            until = time.monotonic() + PATIENCE
-            while True:
-                try:
-                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= until:
-                        raise DatabaseError("locked", _NEXT_STEP["locked"]) from None
-                    time.sleep(random.uniform(0.0005, 0.003))  # noqa: S311
+            self._take(self._file)
             try:
                 yield
             finally:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    @staticmethod
+    def _take(file: int) -> None:
+        until, pause = 0.0, _SHORTEST_PAUSE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                now = time.monotonic()
+                until = until or now + PATIENCE
+                if now >= until:
+                    raise DatabaseError("locked", _NEXT_STEP["locked"]) from None
+                time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                return
 
     def forget(self) -> None:
         """Let go of a file inherited by a fork: closing the copy leaves the parent's lock alone."""
@@ -257,7 +289,19 @@ class Database:
 
     @staticmethod
     def _open_server(url: URL) -> Engine:
-        engine = create_engine(url, hide_parameters=True, pool_pre_ping=True)
+        engine = create_engine(url, hide_parameters=True, execution_options={_UNHEARD: True})
+
+        @event.listens_for(engine, "checkout")
+        def ping(connection: Any, _record: object, _proxy: object) -> None:
+            # What pool_pre_ping does, for readers alone: a writer that meets a lost connection runs again anyhow,
+            # and a round trip less is a fifth of what an append costs.
+            if _writing.get():
+                return
+            try:
+                engine.dialect.do_ping(connection)
+            except engine.dialect.loaded_dbapi.Error:
+                raise InvalidatePoolError from None
+
         if engine.dialect.name == "postgresql":
 
             @event.listens_for(engine, "connect")
@@ -389,7 +433,7 @@ class Database:
             try:
                 with (
                     self._alone(),
-                    self._lock.held() if self._lock else _nothing(),
+                    self._lock.held() if self._lock else _as_writer(),
                     self.engine.connect() as connection,
                 ):
                     transaction = connection.begin()

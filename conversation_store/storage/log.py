@@ -6,7 +6,7 @@ No statement here reads a number of rows that grows with a history it was not as
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -122,6 +122,9 @@ class Commit:
     lease: int | None = None
     owner: str = ""
 
+
+_PAGE: Final = 1024
+"""Rows of a history that are in memory at a time."""
 
 _changed: Final = (
     update(conversation)
@@ -282,7 +285,8 @@ def _insert_all(
     connection: Connection, of: UUID, scope: str, entries: Sequence[Entry], uses: Iterable[tuple[int, Use]]
 ) -> None:
     """Write entries, and the blobs they use by the position of the entry."""
-    rows = [row_of(of, entry) for entry in entries]
+    own = of.bytes
+    rows = [row_of(own, entry) for entry in entries]
     used = [_use_row(of, scope, position, use) for position, use in uses]
     cipher = cipher_of(connection)
     if cipher is not None:
@@ -318,10 +322,10 @@ def _what_is_in_the_way(connection: Connection, commit: Commit) -> Exception:
     return ConflictError(commit.conversation, commit.before.length, length)
 
 
-def row_of(of: UUID, entry: Entry) -> dict[str, Any]:
-    """Write an entry as a row."""
+def row_of(of: bytes, entry: Entry) -> dict[str, Any]:
+    """Write an entry of a conversation, given the bytes of its id, as a row."""
     return {
-        "conversation": of.bytes,
+        "conversation": of,
         "position": entry.position,
         "kind": entry.kind,
         "at": entry.at,
@@ -597,17 +601,19 @@ def read_kind(connection: Connection, of: UUID, kind: str, first: int, last: int
     return _entries(connection, of, _of_kind, {"kind": kind, "first": first, "last": last})
 
 
-def read_wires(connection: Connection, of: UUID, first: int, last: int) -> Iterable[tuple[int, bytes, bytes]]:
-    """Read (position, header, body) of a span's turns: the path of every request, so plain tuples."""
-    result = connection.execute(_turns, {"of": of.bytes, "first": first, "last": last})
-    found = result.cursor.fetchall() if result.cursor is not None else ()
+def read_wires(connection: Connection, of: UUID, first: int, last: int) -> Iterator[Sequence[tuple[int, bytes, bytes]]]:
+    """Read (position, header, body) of a span's turns, page by page: the path of every request, so plain tuples."""
+    cursor = connection.execute(_turns, {"of": of.bytes, "first": first, "last": last}).cursor
     cipher = cipher_of(connection)
-    if cipher is None:
-        return found
-    return [
-        (position, header, cipher.open(connection, of, place("body", position), body))
-        for position, header, body in found
-    ]
+    while cursor is not None and (page := cursor.fetchmany(_PAGE)):
+        yield (
+            page
+            if cipher is None
+            else [
+                (position, header, cipher.open(connection, of, place("body", position), body))
+                for position, header, body in page
+            ]
+        )
 
 
 def _entries(connection: Connection, of: UUID, statement: Select[Any], given: dict[str, Any]) -> list[Entry]:

@@ -7,10 +7,12 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from attrs import evolve
 
 from conversation_store.api import rules
+from conversation_store.api.rules.order import Outline
 from conversation_store.testing import MessagesAPI
-from tests.asks import CASES, Ask, Case, judge
+from tests.asks import CASES, Ask, Case, judge, seen
 from tests.testing.asking import Reply
 from tests.testing.asking import ask as post
 
@@ -71,6 +73,16 @@ def test_the_api_takes_what_is_right(case: Case, api: MessagesAPI) -> None:
     """The rule book and the API were written apart, and agree."""
     answer = told(api, case.right)
     assert answer.status == 200, answer.json
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_parameters_are_judged_without_their_messages(case: Case) -> None:
+    """What is found in parameters is kept from request to request: no message may have a say in it."""
+    for each in (case.wrong, case.right):
+        asked = seen(each)
+        alone = evolve(asked, outline=Outline(), size=0, prefill=not asked.prefill, looking=not asked.looking)
+        assert rules.check_parameters(alone) == rules.check_parameters(asked)
+        assert rules.check_request(asked, rules.check_parameters(alone)) == rules.check_request(asked)
 
 
 @pytest.mark.parametrize("name", rules.BOOK)

@@ -26,9 +26,10 @@ class Row:
     Attributes:
         cost: What was measured.
         where: On what kind of file, or how.
-        ours: Seconds, the median.
-        floor: Seconds, the median of the least that anybody would have to do.
+        ours: Seconds, the median; or bytes.
+        floor: Seconds, the median of the least that anybody would have to do; or bytes.
         named: What that is.
+        shown: Writes either.
     """
 
     cost: str
@@ -36,17 +37,23 @@ class Row:
     ours: float
     floor: float
     named: str
+    shown: Callable[[float], str]
 
     @property
     def cells(self) -> tuple[str, ...]:
         """The line as it is shown."""
         ratio = f"{self.ours / self.floor:.2f}"
-        return (self.cost, self.where, shown(self.ours), shown(self.floor), ratio, self.named)
+        return (self.cost, self.where, self.shown(self.ours), self.shown(self.floor), ratio, self.named)
 
 
 def shown(seconds: float) -> str:
     """Write a time so that it can be read."""
     return f"{seconds * 1e3:,.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:,.1f} µs"
+
+
+def shown_bytes(size: float) -> str:
+    """Write a size so that it can be read."""
+    return f"{size / 1e6:,.2f} MB"
 
 
 ROWS: Final = pytest.StashKey[list[Row]]()
@@ -81,6 +88,7 @@ class Beside:
         *,
         rounds: int,
         before: Callable[[], object] = lambda: None,
+        of: int = 1,
     ) -> None:
         """
         Measure.
@@ -92,6 +100,7 @@ class Beside:
             floors: What it is compared with, by name.
             rounds: How often each is done.
             before: Done before each round, not measured.
+            of: How many of what is measured are done at once; the table tells of one.
         """
         taken: dict[str, list[float]] = {name: [] for name in floors}
 
@@ -110,14 +119,27 @@ class Beside:
         self._benchmark.pedantic(and_drop_the_result, setup=floors_first, rounds=rounds, warmup_rounds=warmup)
         if self.measuring:
             for name, times in taken.items():
-                self.note(cost, where, self._benchmark.stats.stats.median, statistics.median(times[warmup:]), name)
+                ours_took = self._benchmark.stats.stats.median / of
+                self.note(cost, where, ours_took, statistics.median(times[warmup:]) / of, name)
+
+    def measure(self, work: Callable[[], object], rounds: int) -> None:
+        """Do something that measures itself; what it finds is noted afterwards."""
+        self._benchmark.pedantic(work, rounds=rounds if self.measuring else 1)
+
+    def note_bytes(self, cost: str, where: str, ours: int, floor: int, named: str) -> None:
+        """Put a line of sizes into the table."""
+        self._note(Row(cost, where, ours, floor, named, shown_bytes))
 
     def note(self, cost: str, where: str, ours: float, floor: float, named: str) -> None:
+        """Put a line of times into the table."""
+        self._note(Row(cost, where, ours, floor, named, shown))
+
+    def _note(self, row: Row) -> None:
         """Put a line into the table, and into what pytest-benchmark saves."""
-        row = Row(cost, where, ours, floor, named)
         self._rows.append(row)
         lines = self._benchmark.extra_info.setdefault("beside floors", [])
-        lines.append({"cost": cost, "where": where, "ours": ours, "floor": floor, "floor is": named})
+        told = {"cost": row.cost, "where": row.where, "ours": row.ours, "floor": row.floor, "floor is": row.named}
+        lines.append(told)
 
 
 @pytest.fixture

@@ -110,14 +110,16 @@ class Bare:
     itself copies its write-ahead log back, at the 4 MB from which the library does.
     """
 
-    def __init__(self, path: Path, pragmas: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, pragmas: Sequence[str] = (), key: str = KEY) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None)
         self._execute = self._connection.execute
         for pragma in pragmas:
             self._execute(pragma)
-        self._entries = self._rows("SELECT * FROM conversation_entry ORDER BY position DESC LIMIT 4")[::-1]
-        self._exchange = self._rows("SELECT * FROM conversation_exchange ORDER BY position DESC LIMIT 1")
-        row = self._rows("SELECT * FROM conversation")[0]
+        of = f"= (SELECT conversation FROM conversation_key WHERE key = x'{key.encode().hex()}')"
+        newest = f"WHERE conversation {of} ORDER BY position DESC LIMIT"
+        self._entries = self._rows(f"SELECT * FROM conversation_entry {newest} 4")[::-1]
+        self._exchange = self._rows(f"SELECT * FROM conversation_exchange {newest} 1")
+        row = self._rows(f"SELECT * FROM conversation WHERE id {of}")[0]
         self._id, self._length, self._token = row["id"], row["length"], row["pending_token"]
         self._owner = identity.owner()
 
@@ -127,13 +129,14 @@ class Bare:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def append(self) -> None:
-        """Append the newest entry once more: compare and set, insert, commit."""
+    def append(self, times: int = 1) -> None:
+        """Append the newest entry once more, or so many times at once: compare and set, insert, commit."""
         self._execute("BEGIN IMMEDIATE")
-        self._compare_and_set(self._entries[-1:], self._token)
-        self._insert("conversation_entry", self._placed(self._entries[-1:]))
+        entries = self._entries[-1:] * times
+        self._compare_and_set(entries, self._token)
+        self._insert("conversation_entry", self._placed(entries))
         self._execute("COMMIT")
-        self._length += 1
+        self._length += times
 
     def ask(self) -> None:
         """Write the rows of one exchange once more: turn and request, commit; outcome and turn, commit."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import date
+from functools import cached_property
 from typing import Any
 
 from attrs import frozen
@@ -46,7 +47,7 @@ class Asked:
     models: Models
     allow_unlisted_model: bool = False
 
-    @property
+    @cached_property
     def model(self) -> Model | None:
         """What is known of the model asked."""
         name = self.params.get("model")

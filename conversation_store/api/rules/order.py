@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from attrs import Factory, define, evolve
 
 from conversation_store.api.rules.blocks import inner, kind_of, measured
-from conversation_store.api.rules.findings import Finding, Fix, error, named
+from conversation_store.api.rules.findings import Finding, Fix, error
 from conversation_store.api.rules.messages import Message, check_shape
 from conversation_store.api.rules.places import Place
 
@@ -192,7 +192,7 @@ class Outline:
         if message.place.ours and not mere:
             self.findings += check_shape(message)
         for rule in OF_THE_ORDER.get(message.role, ()):
-            self.findings += named(rule, rule(self, message))
+            self.findings += [evolve(each, rule=rule.__name__) for each in rule(self, message)]
         if not message.effort_only:
             self._turn_to(message.role)
         if message.role in _TAKE_IN:

@@ -6,7 +6,6 @@ import os
 import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import Any, Final
 
 from conversation_store.api.request import Insert, Messages, Part, Piece
@@ -46,7 +45,7 @@ def grow(outline: Outline, messages: Messages) -> None:
     closed, buffer, roles, known = messages.closed, messages.buffer, messages.roles, outline.count
     after = closed[known - 1][1] + 1 if known else messages.begin
     passing = False
-    for n, (first, end) in enumerate(islice(closed, known, None), known):
+    for n, (first, end) in enumerate(closed.since(known), known):
         start, after = after, end + 1
         found = _mere_text(buffer, start)
         if found is not None and (found.lastindex is None or _holds_one_text(buffer, start, end)):

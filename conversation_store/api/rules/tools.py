@@ -313,5 +313,5 @@ OF_THE_TOOLS: Final[Sequence[Callable[[Asked], Iterator[Finding]]]] = (
     tool_choice_shape,
     tool_choice_tools,
     tool_choice_forced,
-    references_defined,
 )
+"""Like those of the settings, these look at parameters alone."""
