@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from conversation_store.api.models import Models
     from conversation_store.api.request import Request
     from conversation_store.api.rules import Finding
+    from conversation_store.audit.checkpoints import Checkpoint
     from conversation_store.audit.erase import Erasure
+    from conversation_store.audit.evidence import Evidence
     from conversation_store.audit.faults import Fault
     from conversation_store.audit.holds import Hold
     from conversation_store.audit.responses import Response
     from conversation_store.audit.retention import Retention
     from conversation_store.audit.sealing import Seal, Seals
     from conversation_store.audit.timeline import TimelineEntry
-    from conversation_store.audit.verify import Checkpoint, Findings
+    from conversation_store.audit.verification import Findings
     from conversation_store.conversation import Conversation
     from conversation_store.errors import ConversationStoreError
     from conversation_store.formats.transcripts import Refused
@@ -63,6 +65,7 @@ __all__ = [
     "Cost",
     "Document",
     "Erasure",
+    "Evidence",
     "Exchange",
     "Export",
     "Fault",
@@ -109,14 +112,16 @@ _HOMES: Final = {
     "api.models": ("Models",),
     "api.request": ("Request",),
     "api.rules": ("Finding",),
+    "audit.checkpoints": ("Checkpoint",),
     "audit.erase": ("Erasure",),
+    "audit.evidence": ("Evidence",),
     "audit.faults": ("Fault",),
     "audit.holds": ("Hold",),
     "audit.responses": ("Response",),
     "audit.retention": ("Retention",),
     "audit.sealing": ("Seal", "Seals"),
     "audit.timeline": ("TimelineEntry",),
-    "audit.verify": ("Checkpoint", "Findings"),
+    "audit.verification": ("Findings",),
     "conversation": ("Conversation",),
     "errors": ("ConversationStoreError",),
     "formats.transcripts": ("Refused",),

@@ -7,12 +7,12 @@ one appends, the other finds out by ``ConflictError``, and goes on after ``refre
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from functools import partial
 from hashlib import sha256
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, BinaryIO, Final, Literal, Protocol, TypeAlias
 from uuid import UUID
 
 from attrs import evolve
@@ -22,12 +22,16 @@ from conversation_store.api.client import Client
 from conversation_store.api.request import Request
 from conversation_store.api.rules import Finding
 from conversation_store.api.stream import decode_all
+from conversation_store.audit import evidence
+from conversation_store.audit.bundle import Requests
 from conversation_store.audit.caches import CacheReport, explain
+from conversation_store.audit.checkpoints import Checkpoint
 from conversation_store.audit.erase import Erasure, Target, erase
+from conversation_store.audit.evidence import Evidence
 from conversation_store.audit.holds import Hold, hold_draft, holds_of, release_draft
 from conversation_store.audit.responses import Response, response_to
 from conversation_store.audit.timeline import TimelineEntry, timeline
-from conversation_store.audit.verify import Checkpoint, Findings, verify
+from conversation_store.audit.verification import Findings, verify
 from conversation_store.errors import (
     BusyError,
     CodecError,
@@ -38,6 +42,7 @@ from conversation_store.errors import (
     ToolOutcomeError,
 )
 from conversation_store.formats.messages import Message
+from conversation_store.formats.reading import Erased
 from conversation_store.history import History, Options, settings_draft, turn_draft
 from conversation_store.mending import Mended, mend
 from conversation_store.pending import Pending, Terms
@@ -60,7 +65,7 @@ from conversation_store.storage.tables import KEY_BYTES, NO_TOKEN
 from conversation_store.streaming import JournalMode, Stream
 from conversation_store.tokens import Tokens
 from conversation_store.tools import Tool
-from conversation_store.transfer import Export, Form
+from conversation_store.transfer import Done, Export, Form
 from conversation_store.views import Branch, Divergence
 
 Recovery: TypeAlias = Literal["resend", "keep_partial", "give_up"]
@@ -945,6 +950,16 @@ class Conversation:
         self._history.append_whenever(release_draft(ending, by, reason))
         return tuple(ending)
 
+    def transcript(self) -> Iterator[Turn | Erased]:
+        """
+        Give the turns as they stand, page by page; in the place of one that was erased, what is left to say of it.
+
+        Raises:
+            CodecError: An entry cannot be read; ``verify`` says where.
+        """
+        self.refresh()
+        return transfer.shown_by(self._history, Done())
+
     # --- export ----------------------------------------------------------------------------------------------------
 
     def export(self, form: Form = "jsonl", *, custom_id: str | None = None) -> Export:
@@ -1022,6 +1037,43 @@ class Conversation:
             CodecError: An entry cannot be read; ``verify`` says where.
         """
         return timeline(self._history, first)
+
+    def evidence(
+        self,
+        file: BinaryIO,
+        *,
+        reveal: Iterable[int] | None = None,
+        requests: Requests = "all",
+        why: str | None = None,
+        pin: str | bytes | None = None,
+    ) -> Evidence:
+        """
+        Write the record as one zip for somebody who has no database: the same record gives the same bytes.
+
+        ``python -m conversation_store.audit.verify`` checks it offline, and ``audit/evidence.md`` in the package
+        describes it. What is not revealed is there as a digest, so that the chain can be computed all the same;
+        nothing of its content is, and no salt under which it could be guessed: what would go with an erasure of it
+        (answers, errors, the bodies of requests that held it) is left out too. A proof of the newest seal is in it
+        where the store has seals. Of a fork, the logs that it goes on from are told of too.
+
+        Args:
+            file: Where to; it can be sought in.
+            reveal: Positions of entries of this log whose content is shown (``range(3, 10)``), but for those that
+                repeat what is not; None for all, and the turns of other logs that this one's views ever showed.
+            requests: Of which exchanges the exact body is put in: of ``all`` that hold only what is revealed, of the
+                ``last`` of them, or of ``none``. Each is there whole: in a long conversation they are most of it.
+            why: Why it is made; said in it, and proved by nothing.
+            pin: A checkpoint of the seals (a note) that the auditor keeps: the bundle proves that it goes on from it.
+
+        Raises:
+            ContentError: A position is none, or the file cannot be sought in.
+            CodecError: The record is damaged; ``verify`` says where.
+            SealError: The log of seals is damaged, or does not go on from the pin.
+        """
+        known = self._history
+        return evidence.write(
+            known.database, known.kept.scope, self.id, file, reveal=reveal, requests=requests, why=why, pin=pin
+        )
 
     def stood(self, length: int, digest: bytes) -> bool:
         """

@@ -79,7 +79,6 @@ class ContentError(ConversationStoreError, ValueError):
         return f"{self.path}: {self.message}" if self.path else self.message
 
 
-@define
 class AttachmentError(ContentError):
     """A file, image or document is not what it claims to be, is broken, or exceeds a limit of the API."""
 
@@ -177,7 +176,6 @@ class ToolOutcomeError(ConversationStoreError):
         )
 
 
-@define
 class StoreError(ConversationStoreError):
     """The base of what can go wrong with the kept conversations."""
 
@@ -473,12 +471,10 @@ class APIError(ConversationStoreError):
         return self.message if self.request_id is None else f"{self.message} (request {self.request_id})"
 
 
-@define
 class NotSentError(APIError):
     """The request never reached the API: no connection could be made. It can be sent again freely."""
 
 
-@define
 class NoAnswerError(APIError):
     """The request was sent and no answer came. It may have been run and billed."""
 
@@ -513,67 +509,54 @@ class StatusError(APIError):
     OF: ClassVar[Mapping[int, type[StatusError]]]
 
 
-@define
 class BadRequestError(StatusError):
     """400 ``invalid_request_error``."""
 
 
-@define
 class AuthenticationError(StatusError):
     """401 ``authentication_error``."""
 
 
-@define
 class BillingError(StatusError):
     """402 ``billing_error``."""
 
 
-@define
 class ForbiddenError(StatusError):
     """403 ``permission_error``."""
 
 
-@define
 class UnknownResourceError(StatusError):
     """404 ``not_found_error``: an unknown or retired model, a file that has expired."""
 
 
-@define
 class RequestTimeoutError(StatusError):
     """408."""
 
 
-@define
 class RequestConflictError(StatusError):
     """409 ``conflict_error``."""
 
 
-@define
 class RequestTooLargeError(StatusError):
     """413 ``request_too_large``."""
 
 
-@define
 class UnprocessableError(StatusError):
     """422."""
 
 
-@define
 class RateLimitError(StatusError):
     """429 ``rate_limit_error``; without ``retry-after`` usually a spend cap, see ``error_code``."""
 
 
-@define
 class ServerError(StatusError):
     """500 ``api_error`` and every other 5xx: it may have been run and billed."""
 
 
-@define
 class GatewayTimeoutError(ServerError):
     """504 ``timeout_error``."""
 
 
-@define
 class OverloadedError(ServerError):
     """529 ``overloaded_error``: it was not run."""
 

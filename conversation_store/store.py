@@ -22,13 +22,14 @@ from conversation_store.api import models as model_data
 from conversation_store.api.client import Client
 from conversation_store.api.models import Models
 from conversation_store.api.request import Settings
+from conversation_store.audit.checkpoints import Checkpoint
 from conversation_store.audit.erase import Erasure, Target, erase
 from conversation_store.audit.faults import Fault
 from conversation_store.audit.keys import VerifyKey, verify_keys
 from conversation_store.audit.retention import Retained, Retention
 from conversation_store.audit.sealing import Seal, Sealer, Seals
 from conversation_store.audit.seals import prove, verify_seals
-from conversation_store.audit.verify import Checkpoint, Findings, verify
+from conversation_store.audit.verification import Findings, verify
 from conversation_store.conversation import Conversation
 from conversation_store.errors import (
     ConfigurationError,

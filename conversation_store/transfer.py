@@ -271,7 +271,7 @@ def shown_by(history: History, counted: Done, *, erased: bool = True) -> Iterato
 
 def _erased(connection: Connection, span: Span) -> list[Erased]:
     return [
-        Erased(position, at, str(fields_of(header).get("origin")))
+        Erased(position, at, str(fields_of(header).get("origin")), span.conversation)
         for position, at, header in log.read_erased(connection, span.conversation, span.first, span.upto(0))
         if PREFILL_MARK not in header
     ]

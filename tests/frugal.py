@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from conversation_store import Client, Conversation, Image, Store
+from conversation_store.audit.verify import verify
 
 SETTINGS: Final = {"model": "claude-sonnet-5-5", "max_tokens": 64}
 KEY: Final = "pictures"
@@ -78,12 +79,23 @@ def export(database: str, form: str, path: str) -> None:
         if form == "load":
             with Path(path).open("rb") as lines:
                 store.load(lines)
+        elif form == "evidence":
+            with Path(path).open("wb") as file:
+                store.get(KEY).evidence(file)
         else:
             with Path(path).open("wb") as file:
                 file.writelines(store.export() if form == "store" else store.get(KEY).export(form))  # type: ignore[arg-type]
     print(held("VmHWM"))  # noqa: T201
 
 
+def check(path: str) -> None:
+    """Check a bundle, which is sound; tell the most memory that took."""
+    with Path(path).open("rb") as file:
+        assert verify(file).is_sound
+    print(held("VmHWM"))  # noqa: T201
+
+
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    export(*arguments[1:]) if arguments[0] == "export" else main(*arguments)
+    tasks: dict[str, Callable[..., None]] = {"export": export, "check": check}
+    tasks[arguments[0]](*arguments[1:]) if arguments[0] in tasks else main(*arguments)

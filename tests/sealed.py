@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, select,
 
 from conversation_store import Fault, Seals, Store
 from conversation_store.audit.keys import SigningKey
-from conversation_store.audit.verify import verify
+from conversation_store.audit.verification import verify
 from conversation_store.record import chain
 from conversation_store.storage.engine import Database
 from conversation_store.storage.tables import metadata

@@ -135,6 +135,18 @@ def test_a_talk_goes_on_in_another_process(store: Store, database_url: str, ring
         assert store.get("talk").turns[-1].text == "Go on"
 
 
+def test_evidence_is_in_plain_and_the_same(database_url: str, tmp_path: Path, ring: FileKeyRing) -> None:
+    """A bundle written from an encrypted store is, byte for byte, the one written from a store in plain."""
+    with Store(f"sqlite:///{tmp_path / 'plain.db'}", client=Client("none"), keep_raw=True) as plain:
+        talk(Golden(plain))
+        with Store(database_url, keys=ring) as store:
+            store.load(b"".join(plain.export()).splitlines(keepends=True))
+            for name, each in (("plain", plain), ("encrypted", store)):
+                with (tmp_path / f"{name}.zip").open("wb") as file:
+                    each.get("talk").evidence(file)
+    assert (tmp_path / "plain.zip").read_bytes() == (tmp_path / "encrypted.zip").read_bytes()
+
+
 def say_canaries(store: Store, api: MessagesAPI) -> Conversation:
     """Have a talk in which words are everywhere words can be."""
     chat = store.open("key", system="canary-system", **SETTINGS)

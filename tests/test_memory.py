@@ -19,6 +19,7 @@ from tests.faulty import FaultyAPI, Sent, framed
 ROOT: Final = Path(__file__).parents[1]
 MOST: Final = 16_000_000
 """Bytes that a process may grow by."""
+_STATUS: Final = Path("/proc/self/status")
 PICTURES: Final = 20
 PICTURE: Final = 1_120_000
 MESSAGE: Final[dict[str, Any]] = {
@@ -76,8 +77,9 @@ def test_a_gigabyte_is_exported_in_a_hundred_megabytes(tmp_path: Path) -> None:
             chat.user(Image.from_bytes(pictures.png(colour=(n % 256, n // 256, 2), padding=1_200_000)))
         head = chat.head
     assert (tmp_path / "big.db").stat().st_size > 900_000_000
-    for form in ("store", "jsonl", "messages", "markdown", "html", "openai"):
+    for form in ("store", "jsonl", "messages", "markdown", "html", "openai", "evidence"):
         assert exported(url, form, tmp_path / form) < 100_000_000, form
+        assert form != "evidence" or checked(tmp_path / form) < 100_000_000
         assert (tmp_path / form).stat().st_size > 450_000_000
         if form != "store":
             (tmp_path / form).unlink()
@@ -85,6 +87,31 @@ def test_a_gigabyte_is_exported_in_a_hundred_megabytes(tmp_path: Path) -> None:
     assert exported(elsewhere, "load", tmp_path / "store") < 100_000_000
     with Store(elsewhere) as store:
         assert store.get(frugal.KEY).head == head
+
+
+@pytest.mark.skipif(not _STATUS.exists(), reason="the kernel here tells no peak of memory")
+def test_evidence_of_a_long_conversation_takes_little_memory(tmp_path: Path) -> None:
+    """Written and checked, 60 MB of words and pictures take little more than a conversation of nothing."""
+    sizes = {}
+    for name, count in (("small", 1), ("large", 40)):
+        url = f"sqlite:///{tmp_path / name}.db"
+        with Store(url, durability="normal") as store:
+            chat = store.open(frugal.KEY, **frugal.SETTINGS)
+            for n in range(count):
+                chat.append(
+                    *({"role": role, "content": f"{n} " + "Words. " * 9_000} for role in ("user", "assistant") * 3)
+                )
+                chat.user(Image.from_bytes(pictures.png(colour=(n, 0, 2), padding=1_200_000)))
+        sizes[name] = (exported(url, "evidence", tmp_path / name), checked(tmp_path / name))
+    assert (tmp_path / "large").stat().st_size > 60_000_000
+    for small, large in zip(sizes["small"], sizes["large"], strict=True):
+        assert large - small < MOST, sizes
+
+
+def checked(path: Path) -> int:
+    """Check a bundle in a fresh process, and tell the most memory it had."""
+    command = [sys.executable, "-W", "error", "-m", "tests.frugal", "check", str(path)]
+    return int(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
 
 def exported(url: str, form: str, path: Path) -> int:

@@ -70,6 +70,8 @@ def test_every_python_block_runs_as_printed(
     assert "[] [] 0" in printed
     assert "3 [] True" in printed
     assert "1 []" in printed
+    assert any(re.fullmatch("2 of [0-9]+ entries shown, sound: True", line) for line in printed)
+    assert any("signed by the key you gave" in line for line in printed)
     assert "False" in printed
     assert "Hello, I am scripted." in printed
     assert printed[-1] == "2"

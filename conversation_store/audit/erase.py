@@ -287,6 +287,11 @@ class _Chain:
         if outcome is not None:
             yield outcome
 
+    @property
+    def has_derived_key(self) -> bool:
+        """Whether its key was made of the text itself."""
+        return self.kept.key is not None and _DERIVED_KEY.fullmatch(self.kept.key) is not None
+
     def again(self, request: int) -> Sequence[int]:
         """List the requests that tried the same thing, that one among them."""
         told = self.tries.get(request)
@@ -348,6 +353,40 @@ def _reached(
     return cut
 
 
+@frozen
+class Reach:
+    """
+    How far the words of some turns reach in a log.
+
+    Attributes:
+        content: The other entries whose content holds them or may quote them, by position.
+        request: The requests whose body held them.
+    """
+
+    content: frozenset[int]
+    request: frozenset[int]
+
+
+def reach(connection: Connection, scope: str, of: UUID, turns: Mapping[UUID, Sequence[int]]) -> Reach:
+    """
+    Say what of a log would go with some turns if they were erased, and so tells of them to whoever is shown it.
+
+    Args:
+        connection: Reads the log.
+        scope: The tenant.
+        of: Whose log.
+        turns: By log, this one and those it was forked from: positions, ascending; in this one they are turns.
+    """
+    home = _chain_of(connection, scope, of)
+    cut = _Cut(kept=home.kept)
+    own = set(turns.get(of, ()))
+    along = _along(home, own)[0] if own else set()
+    for each, positions in {**turns, of: sorted(own)}.items():
+        _follow(connection, home, cut, home.holding(each, positions))
+    content = along.union(cut.content, own.difference(turns.get(of, ())))
+    return Reach(frozenset(content), frozenset(cut.request))
+
+
 def _plan(
     connection: Connection, reached: Sequence[_Cut], home: UUID, turns: Sequence[int], first: Sequence[int]
 ) -> _Plan:
@@ -398,18 +437,29 @@ def _some(connection: Connection, home: _Chain, cut: _Cut, wanted: Target) -> Se
     for position in sorted(positions):
         if kinds.get(position) != "turn":
             raise ContentError("turn", f"entry {position} of conversation {home.kept.id} is no turn")
-    spoken, quoted = _spoken(home, positions)
-    going = {*positions, *(entry for each in spoken for entry in home.left_by(each))}
-    for each in spoken | quoted:
-        broken_off = (other for other in home.again(each) if home.tries[other].turn is None)
-        going.update(entry for other in broken_off for entry in home.left_by(other))
+    along, spoken = _along(home, positions)
     cut.arrived |= spoken
-    if home.kept.key is not None and _DERIVED_KEY.fullmatch(home.kept.key):
-        cut.key = True
-        going.add(0)
-    cut.content = storage.standing(connection, home.kept.id, going)
+    cut.key = home.has_derived_key
+    cut.content = storage.standing(connection, home.kept.id, positions | along)
     # What was erased before is in no request made since, although the spans of its view still reach over it.
     return [position for position, each in cut.content.items() if each.kind == "turn"]
+
+
+def _along(home: _Chain, positions: set[int]) -> tuple[set[int], set[int]]:
+    """
+    Add to some turns those that share words with them.
+
+    Returns:
+        The other entries that hold the same words, and the requests that the turns were made by or begun with.
+    """
+    spoken, quoted = _spoken(home, positions)
+    along = {entry for each in spoken for entry in home.left_by(each)}
+    for each in spoken | quoted:
+        broken_off = (other for other in home.again(each) if home.tries[other].turn is None)
+        along.update(entry for other in broken_off for entry in home.left_by(other))
+    if home.has_derived_key:
+        along.add(0)
+    return along, spoken
 
 
 def _spoken(home: _Chain, positions: set[int]) -> tuple[set[int], set[int]]:

@@ -11,7 +11,7 @@ from uuid import UUID
 from attrs import frozen
 
 from conversation_store.record import chain
-from conversation_store.storage.cipher import Unread
+from conversation_store.record.unread import Unread
 
 NOBODY: Final = UUID(int=0)
 """Stands for the conversation of a fault that is in no conversation: a blob nobody uses, an id that is none."""

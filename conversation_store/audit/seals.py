@@ -13,7 +13,7 @@ restored backup, or a history forged by whoever has the signing key.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
 from uuid import UUID
@@ -26,8 +26,8 @@ from conversation_store.audit.keys import VerifyKey, is_signed, verify_keys
 from conversation_store.errors import CodecError, SealError
 from conversation_store.record import canonical, merkle, tiles
 from conversation_store.record import seals as leaves
-from conversation_store.record.merkle import Frontier
-from conversation_store.record.notes import Checkpoint, Note, Proof
+from conversation_store.record.merkle import Frontier, Range
+from conversation_store.record.notes import Checkpoint, Consistency, Note, Proof
 from conversation_store.record.seals import Sealed
 from conversation_store.storage import seals
 from conversation_store.storage.engine import Database
@@ -316,24 +316,66 @@ def prove(database: Database, conversation: UUID) -> str:
         DatabaseError: The database cannot be read.
     """
     with database.read() as connection:
-        log = seals.newest_log(connection)
-        kept = None if log is None else seals.newest_checkpoint(connection, log.number)
-        if log is None or kept is None:
+        proof = inclusion(connection, conversation)
+        if proof is None and _newest(connection) is None:
             raise SealError("nothing is sealed in this database")
-        found = seals.newest_seal(connection, log.number, conversation, kept.size)
-        if found is None:
-            raise SealError(f"no checkpoint covers conversation {conversation} yet")
-        index, leaf = found
-        parts = merkle.inclusion(index, kept.size)
-        whole = kept.size == log.size
-        known = dict(zip(merkle.perfect((0, log.size)), log.frontier, strict=False)) if whole else {}
-        there = seals.tiles(connection, log.number, tiles.places(parts, known))
+    if proof is None:
+        raise SealError(f"no checkpoint covers conversation {conversation} yet")
+    return str(proof)
+
+
+def inclusion(connection: Connection, conversation: UUID) -> Proof | None:
+    """
+    Prove on one state of the database what ``prove`` does; None where no checkpoint covers the conversation yet.
+
+    Raises:
+        SealError: The log is damaged.
+    """
+    newest = _newest(connection)
+    if newest is None:
+        return None
+    log, kept = newest
+    found = seals.newest_seal(connection, log.number, conversation, kept.size)
+    if found is None:
+        return None
+    index, leaf = found
+    parts = merkle.inclusion(index, kept.size)
+    known = dict(zip(merkle.perfect((0, log.size)), log.frontier, strict=False)) if kept.size == log.size else {}
+    path = _hashes(connection, log.number, parts, known)
+    return Proof(index=index, path=path, checkpoint=kept.note.decode(errors="replace"), extra=leaf)
+
+
+def consistency(connection: Connection, older: Checkpoint) -> Consistency:
+    """
+    Prove that the newest checkpoint goes on from an older one, which was kept elsewhere.
+
+    Raises:
+        SealError: It does not: another log, one that was larger, or one with another root; or the log is damaged.
+    """
+    newest = _newest(connection)
+    if newest is None or newest[0].origin != older.origin or not 0 < older.size <= newest[1].size:
+        raise SealError(f"the newest checkpoint does not go on from one of {older.size} leaves of {older.origin}")
+    log, kept = newest
+    newer = Checkpoint.read(Note.read(kept.note).text)
+    path = _hashes(connection, log.number, merkle.consistency(older.size, kept.size), {})
+    if not merkle.is_consistent(older.size, newer.size, older.root, newer.root, path):
+        raise SealError("the log of seals does not go on from this checkpoint: it is another history")
+    return Consistency(old=older.size, path=path, checkpoint=kept.note.decode(errors="replace"))
+
+
+def _newest(connection: Connection) -> tuple[seals.Log, seals.Kept] | None:
+    """Read the log that goes on and its newest checkpoint; None where there is none."""
+    log = seals.newest_log(connection)
+    kept = None if log is None else seals.newest_checkpoint(connection, log.number)
+    return None if log is None or kept is None else (log, kept)
+
+
+def _hashes(connection: Connection, log: int, parts: Sequence[Range], known: Mapping[Range, bytes]) -> Sequence[bytes]:
+    there = seals.tiles(connection, log, tiles.places(parts, known))
     try:
-        path = [tiles.subtree(there, part, known) for part in parts]
+        return [tiles.subtree(there, part, known) for part in parts]
     except LookupError:
         raise SealError("the log of seals is damaged: a tile is missing; verify says where") from None
-    note = kept.note.decode(errors="replace")
-    return str(Proof(index=index, path=path, checkpoint=note, extra=leaf))
 
 
 def proven(proof: str | bytes, key: str | VerifyKey | Sequence[str | VerifyKey]) -> tuple[Sealed, Checkpoint]:

@@ -1,473 +1,670 @@
 """
-Verify conversations: compute their chains and every commitment again from the stored bytes.
+Check an evidence bundle offline: no database, no network, nothing of ours that needs either.
 
-Besides, whatever the log tells is held against what other tables say of it: the conversations' rows and keys, the
-exchanges with their usage and costs, the blobs, the forks and their parents; and the body of every request is made
-again. All of a store is read once, in the order of its logs. What is wrong is a ``Fault``, never an exception.
+    python -m conversation_store.audit.verify BUNDLE [--key KEY]… [--pin FILE]
 
-What chains alone cannot show: a cut tail with all that tells of it put back, a deleted conversation, a chain
-computed anew as a whole, a restored backup. Against those an auditor keeps a ``Checkpoint``.
+Keys and pins come from elsewhere, never from the bundle. Whatever the file holds, what is wrong with it is a
+``Fault`` and never an exception. ``evidence.md`` beside this file says which checks there are, and in which order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, BinaryIO, Final, TypeAlias
 from uuid import UUID
 
 from attrs import Factory, define, field, frozen
-from sqlalchemy import Connection
 
-from conversation_store import history
-from conversation_store.audit.faults import NOBODY, Fault, shown
-from conversation_store.audit.replays import Bodies
-from conversation_store.audit.walk import ANYTHING, Found, Peeked, Walk
-from conversation_store.errors import AttachmentError, ContentError
-from conversation_store.record import canonical, chain, media
-from conversation_store.storage import blobs, rows
-from conversation_store.storage.cipher import PLAIN, Unread, cipher_of, key_of
-from conversation_store.storage.engine import Database
-from conversation_store.storage.tables import NO_TOKEN
+from conversation_store.audit import bundle
+from conversation_store.audit.archive import Reader
+from conversation_store.audit.bundle import Log, Manifest
+from conversation_store.audit.checkpoints import Checkpoint as Kept
+from conversation_store.audit.faults import NOBODY, Fault, named, part_faults, shown
+from conversation_store.audit.keys import VerifyKey, is_signed, verify_keys
+from conversation_store.errors import CodecError, ConfigurationError, ContentError
+from conversation_store.record import canonical, chain, merkle
+from conversation_store.record import seals as leaves
+from conversation_store.record.erasure import Gone
+from conversation_store.record.notes import Checkpoint, Consistency, Note, Proof
 
-_ID: Final = 16
-_FORMAT: Final = 1
-_MEASURED: Final = 64 * 1024 * 1024
-"""Bytes up to which a blob's size in pixels and pages is looked at: no document the API takes is larger."""
+Pin: TypeAlias = "tuple[Note, Checkpoint] | Kept"
+"""What an auditor kept: a checkpoint of a log of seals, or where conversations stood when they were verified."""
+
+_HIDDEN: Final = frozenset({"digest", "entry", "log", "position"})
+_TOLD: Final = frozenset({"at", "digest", "header", "kind", "log", "position"})
+_PARTS: Final = frozenset({"about", "blobs", "body", "request_salt", "salt"})
+_BLOB: Final = frozenset({"digest", "media_type", "salt", "size"})
+_HEX: Final = frozenset("0123456789abcdef")
 
 
-@frozen
-class Checkpoint:
+@frozen(kw_only=True)
+class Report:
     """
-    Where conversations stood when they were verified: an auditor's own memory, to be kept out of the database's reach.
+    What checking a bundle came to.
 
     Attributes:
-        heads: By conversation, how many entries its log had and the digest of the last one.
-        scope: The tenant they belong to.
+        faults: What is wrong, in the order in which it was found; empty for a sound bundle.
+        claim: What is proved and what is not, in plain words.
     """
 
-    heads: Mapping[UUID, tuple[int, bytes]] = field(factory=dict, repr=lambda heads: f"<{len(heads)}>")
-    scope: str = ""
+    faults: Sequence[Fault]
+    claim: str
 
-    def json(self) -> bytes:
-        """Write it as JSON, the same bytes for the same heads."""
-        heads = {of.hex: [length, digest.hex()] for of, (length, digest) in self.heads.items()}
-        return canonical.header(
-            {"conversation_store": "checkpoint", "format": _FORMAT, "heads": heads, "scope": self.scope}
-        )
-
-    @classmethod
-    def read(cls, data: bytes) -> Checkpoint:
-        """
-        Read what ``json`` wrote.
-
-        Raises:
-            ContentError: It is no checkpoint, or one of a later release.
-        """
-        try:
-            said = canonical.object_of(data)
-            if (said["conversation_store"], said["format"]) != ("checkpoint", _FORMAT):
-                raise ContentError("checkpoint", "is none that this release reads")
-            heads = {UUID(hex=of): (_length(length), _digest(head)) for of, (length, head) in said["heads"].items()}
-            return cls(heads, str(said["scope"]))
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, ContentError):
-                raise
-            raise ContentError("checkpoint", f"is none: {error}") from None
-
-
-def _length(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError("a length is a number from 0 on")
-    return value
-
-
-def _digest(value: str) -> bytes:
-    digest = bytes.fromhex(value)
-    if len(digest) != chain.DIGEST:
-        raise ValueError("a digest has 32 bytes")
-    return digest
-
-
-class Findings(list[Fault]):
-    """
-    Every fault, by conversation and in the order of its log; empty where there is none.
-
-    Attributes:
-        checkpoint: Where the conversations without fault stood; one with a fault stands in it as it stood in the
-            checkpoint that was given, or not at all.
-        conversations: How many there are; ``entries`` how many entries were looked at.
-    """
-
-    def __init__(
-        self, faults: Iterable[Fault], checkpoint: Checkpoint, *, conversations: int = 0, entries: int = 0
-    ) -> None:
-        super().__init__(sorted(faults, key=lambda each: (each.conversation, each.position < 0, each.position)))
-        self.checkpoint = checkpoint
-        self.conversations = conversations
-        self.entries = entries
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.faults
 
 
 def verify(
-    database: Database,
-    scope: str,
-    *,
-    of: UUID | None = None,
-    structure: bool = False,
-    since: Checkpoint | None = None,
-    progress: Callable[[int, int], None] = lambda _done, _all: None,
-) -> Findings:
+    file: BinaryIO, *, key: str | VerifyKey | Sequence[str | VerifyKey] | None = None, pin: str | bytes | None = None
+) -> Report:
     """
-    Verify the conversations of a scope, in one state of the database.
+    Check a bundle.
 
     Args:
-        database: Where they are kept.
-        scope: The tenant.
-        of: One conversation alone.
-        structure: Only what the chain goes by: order, kinds, times, headers, digests; no content.
-        since: Only what came after this, and that what was there then is still what the logs go on from.
-        progress: Is told how many entries of about how many were looked at.
+        file: The bundle; it can be sought in.
+        key: The verifier key of the seals, or several that are trusted; with it, a signed checkpoint must cover the
+            conversation.
+        pin: What the auditor kept: a checkpoint of the seals (a note), or one that ``conversation-store verify
+            --checkpoint`` wrote; the bundle must go on from it.
+
+    Returns:
+        What was found. The codes of its faults are those of ``evidence.md``.
 
     Raises:
-        DatabaseError: The database cannot be read.
-        ContentError: The checkpoint is another scope's.
+        ConfigurationError: A key is none, or the extra ``seal`` is not installed and a key is given.
+        ContentError: The pin is none.
+        OSError: The file cannot be read.
     """
-    if since is not None and since.scope != scope:
-        raise ContentError("since", "is a checkpoint of another scope")
-    with database.read() as connection, rows.as_they_lie(connection):
-        verifying = _Verifying(connection=connection, scope=scope, structure=structure, since=since, progress=progress)
-        return verifying.all() if of is None else verifying.one(of)
+    checking = _Checking(file=file, keys=verify_keys(key), pin=None if pin is None else pin_of(pin))
+    checking.all()
+    return Report(faults=tuple(checking.faults), claim=_claim(checking))
+
+
+def pin_of(given: str | bytes) -> Pin:
+    """
+    Read what an auditor kept.
+
+    Raises:
+        ContentError: It is no checkpoint of either kind.
+    """
+    data = given.encode() if isinstance(given, str) else given
+    if data.lstrip().startswith(b"{"):
+        return Kept.read(data)
+    try:
+        note = Note.read(data)
+        return note, Checkpoint.read(note.text)
+    except CodecError as error:
+        raise ContentError("pin", f"is no checkpoint: {error}") from None
+
+
+class _Stop(Exception):  # noqa: N818 - no error: there is nothing more to be looked at
+    """What was found leaves nothing that could be checked further."""
 
 
 @define
-class _Blobs:
-    """Which blobs are not what they were. Those of a scope are read in their order; without, each when it is used."""
+class _Known:
+    """What is known of a member: its length, and the SHA-256 of its bytes."""
 
-    connection: Connection
-    bad: dict[tuple[object, object], str] = Factory(dict)
-    used: set[object] = Factory(set)
-    _looked: set[tuple[object, object]] = Factory(set)
-    _each: bool = True
-
-    def fault(self, scope: bytes, digest: bytes) -> str | None:
-        """Say what is there in the place of a blob that is used; None where it is as it was."""
-        key = (scope, digest)
-        if self._each and key not in self._looked:
-            self._looked.add(key)
-            self._look(scope, digest)
-        found = self.bad.get(key)
-        if found is not None:
-            self.used.add(digest)
-        return found
-
-    def fault_of(self, of: bytes, scope: bytes, digest: bytes) -> str | None:
-        """Say the same of a blob as one conversation uses it: in plain, or encrypted for it alone."""
-        found = self.fault(scope, digest)
-        if found is None and cipher_of(self.connection) is not None:
-            found = self.fault(scope, rows.name_of(self.connection, of, digest))
-        return found
-
-    def _look(self, scope: Any, digest: Any) -> None:
-        row = rows.blob(self.connection, scope, digest)
-        if row is not None:
-            self._hold(scope, row, rows.chunks_of(self.connection, scope, digest))
-
-    def _hold(self, scope: bytes, row: rows.Row, chunks: Iterable[object]) -> None:
-        *told, owner = row
-        if type(owner) is bytes and len(owner) == _ID:
-            if rows.unreadable(self.connection, owner) is None:
-                fault = _blob_fault(told, chunks, partial(rows.name_of, self.connection, owner))
-            else:  # the conversation's own fault, where it is encrypted at all
-                plain = any(isinstance(each, bytes) and key_of(each) == PLAIN for each in chunks)
-                fault = "a blob in plain that belongs to one conversation" if plain else None
-        elif owner is not None:
-            fault = f"a conversation of {shown(owner)}"
-        else:
-            fault = _blob_fault(told, chunks)
-        if fault is not None:
-            self.bad[scope, row[0]] = fault
-
-    def read(self, scope: str, of: bytes | None) -> None:
-        """Look at the blobs of a scope, or at those one conversation uses, in their order."""
-        self._each = False
-        chunks = Peeked(rows.chunks(self.connection, scope, of))
-        for row in rows.blobs(self.connection, scope, of):
-            self._hold(scope.encode(), row, _numbered(chunks.of(row[0])))
+    size: int
+    digest: bytes
+    named: bool = False
 
 
-def _numbered(chunks: Iterator[rows.Row]) -> Iterator[object]:
-    for n, (_, number, data, *_) in enumerate(chunks):
-        yield data if number == n and type(number) is int else None
+@define
+class _Erasures:
+    """What the entries of a log say was erased, and what of the log is gone and what is there."""
 
-
-def _blob_fault(
-    row: Sequence[Any], chunks: Iterable[object], name: Callable[[bytes], bytes] = lambda digest: digest
-) -> str | None:
-    """Say what is wrong with a blob: its bytes, its length, its measures. *name* says what a digest is kept under."""
-    kept_as, media_type, size, *measures = row
-    state, length, head = sha256(), 0, bytearray()
-    for chunk in chunks:
-        if isinstance(chunk, Unread):
-            return chunk.reason
-        if type(chunk) is not bytes:
-            return "chunks that are not whole"
-        state.update(chunk)
-        length += len(chunk)
-        if length <= _MEASURED:
-            head += chunk
-    if name(state.digest()) != kept_as:
-        return state.hexdigest()
-    if size != length or type(size) is not int:
-        return f"a size of {shown(size)}, and {length} bytes"
-    if length > _MEASURED and type(media_type) is str:
-        return None
-    return _measure_fault(media_type, measures, bytes(head))
-
-
-def _measure_fault(media_type: object, measures: list[Any], data: bytes) -> str | None:
-    if media_type != blobs.media_type(data):
-        return f"a media type of {shown(media_type)}"
-    return None if _are_same(measures, _measures(str(media_type), data)) else f"measures of {shown(measures)}"
-
-
-def _are_same(found: list[Any], expected: list[int | None]) -> bool:
-    return found == expected and all(each is None or type(each) is int for each in found)
-
-
-def _measures(media_type: str, data: bytes) -> list[int | None]:
-    if media_type == blobs.UNNAMED:
-        return [None, None, None]
-    try:
-        known = media.measure(data) if media.sniff(data) else None
-    except AttachmentError:
-        known = None
-    return [None, None, None] if known is None else [known.width, known.height, known.pages]
+    headers: list[Mapping[str, Any]] = Factory(list)
+    gone: list[int] = Factory(list)
+    there: list[int] = Factory(list)
+    salted: list[int] = Factory(list)
 
 
 @define(kw_only=True)
-class _Verifying:
-    """One reading of a database."""
+class _Checking:
+    """One look at a bundle."""
 
-    connection: Connection
-    scope: str
-    structure: bool
-    since: Checkpoint | None
-    progress: Callable[[int, int], None]
+    file: BinaryIO
+    keys: tuple[VerifyKey, ...]
+    pin: Pin | None
     faults: list[Fault] = field(factory=list, init=False)
-    heads: dict[UUID, tuple[int, bytes]] = field(factory=dict, init=False)
-    _blobs: _Blobs = field(init=False)
-    _forks: list[tuple[UUID, tuple[UUID, int, bytes]]] = field(factory=list, init=False)
-    _conversations: int = field(default=0, init=False)
-    _entries: int = field(default=0, init=False)
-    _of: int = field(default=0, init=False)
+    manifest: Manifest | None = field(default=None, init=False)
+    revealed: int = field(default=0, init=False)
+    withheld: int = field(default=0, init=False)
+    erased: int = field(default=0, init=False)
+    requests: int = field(default=0, init=False)
+    sealed: int = field(default=0, init=False)
+    checkpoint: Checkpoint | None = field(default=None, init=False)
+    _members: dict[str, _Known] = field(factory=dict, init=False)
+    _reader: Reader = field(init=False)
+    _of: UUID = field(default=NOBODY, init=False)
+    _proof: Proof | None = field(default=None, init=False)
+    _digests: dict[int, bytes | None] = field(factory=dict, init=False)
+    """The digests of the conversation's own log after so many entries, where somebody vouches for one."""
+    _told: list[dict[str, Any]] = field(factory=list, init=False)
+    """What erasures.json must say."""
 
-    def __attrs_post_init__(self) -> None:
-        self._blobs = _Blobs(self.connection)
-
-    # --- which conversations ---------------------------------------------------------------------------------------
-
-    def all(self) -> Findings:
-        """Verify every conversation of the scope."""
-        self._of = rows.count(self.connection, self.scope)
-        streams = None
-        if self.since is None:
-            if not self.structure:
-                self._blobs.read(self.scope, None)
-            streams = self._streams()
-        for row in rows.read(self.connection, rows.CONVERSATIONS, self.scope):
-            self._row(row, streams)
-        if self.since is None:
-            self._strays()
-        else:
-            for of in self.since.heads.keys() - self.heads.keys():
-                self._say("gone", of, -1, "a conversation", "none")
-                self.heads[of] = self.since.heads[of]
-        self._ended()
-        return self._findings()
-
-    def one(self, of: UUID) -> Findings:
-        """Verify one conversation."""
-        found = list(rows.read(self.connection, rows.CONVERSATIONS, self.scope, of.bytes))
-        if not found:
-            self._say("missing", of, -1, "a conversation", "none")
-        elif self.since is None and not self.structure:
-            self._blobs.read(self.scope, of.bytes)
-        for row in found:
-            self._of = row[_LENGTH] if type(row[_LENGTH]) is int else 0
-            self._row(row, None)
-        self._ended()
-        return self._findings()
-
-    def _findings(self) -> Findings:
-        checkpoint = Checkpoint(self.heads, self.scope)
-        return Findings(self.faults, checkpoint, conversations=self._conversations, entries=self._entries)
-
-    def _say(self, code: str, of: UUID, position: int, expected: object, found: object) -> None:
+    def _say(self, code: str, position: int, expected: object, found: object) -> None:
         said = [each if isinstance(each, str) else shown(each) for each in (expected, found)]
-        self.faults.append(Fault(code, of, position, *said))
+        self.faults.append(Fault(code, self._of, position, *said))
 
-    def _seen(self, count: int) -> None:
-        self._entries += count
-        self.progress(self._entries, max(self._of, self._entries))
+    @contextmanager
+    def _guarded(self, code: str, expected: str, position: int = -1, *, stop: bool = False) -> Iterator[None]:
+        """Turn what cannot be read into a fault."""
+        try:
+            yield
+        except ValueError as error:
+            self._say(code, position, expected, str(error)[:200])
+            if stop:
+                raise _Stop from None
 
-    def _streams(self, of: bytes | None = None, first: int | None = None) -> dict[str, Peeked]:
-        """Begin to read the tables that are walked along."""
+    def all(self) -> None:
+        """Check everything that can be."""
+        try:
+            with self._guarded("zip", "an archive of the format's layout", stop=True):
+                self._reader = Reader(self.file)
+            self._names()
+            self._sums()
+            with self._guarded("manifest", "a manifest", stop=True):
+                self.manifest = Manifest.read(self._reader.read(bundle.MANIFEST))
+            self._of = self.manifest.logs[0].conversation
+            if self.manifest.readme != self._whole(bundle.README):
+                self._say("readme", -1, "the words that the format gives", "others")
+            self._read_proof()
+            self._entries(self.manifest.logs)
+            self._compare(bundle.ERASURES, canonical.header(self._told), "erasures")
+            self._strays()
+            self._prove()
+            self._hold_pin()
+        except _Stop:
+            pass
 
-        def peeked(reading: rows.Reading, **more: Any) -> Peeked:
-            return Peeked(rows.read(self.connection, reading, self.scope, of, first, **more))
+    # --- the archive -----------------------------------------------------------------------------------------------
 
-        streams = {"entries": peeked(rows.LINKS if self.structure else rows.ENTRIES, seen=self._seen)}
-        if not self.structure:
-            streams |= {"uses": peeked(rows.USES), "exchanges": peeked(rows.EXCHANGES), "keys": peeked(rows.KEYS)}
-        return streams
+    def _names(self) -> None:
+        members = self._reader.members
+        for name in members:
+            if not bundle.is_name(name):
+                self._say("member", -1, "a name of the format", repr(name)[:200])
+        for name in bundle.REQUIRED:
+            if name not in members:
+                self._say("member", -1, name, "none")
+        for name, longest in bundle.LONGEST.items():
+            if name in members and members[name].size > longest:
+                self._say("member", -1, f"{name} of at most {longest} bytes", str(members[name].size))
+        if self.faults:
+            raise _Stop
 
-    # --- one of them -----------------------------------------------------------------------------------------------
-
-    def _row(self, row: rows.Row, streams: Mapping[str, Peeked] | None) -> None:
-        own = row[0]
-        self._conversations += 1
-        if type(own) is not bytes or len(own) != _ID:
-            self._say("column", NOBODY, -1, "id of 16 bytes", own)
-            for stream in (streams or {}).values():
-                for _ in stream.of(own):
-                    pass
-            return
-        of = UUID(bytes=own)
-        before = len(self.faults)
-        first, digest = self._beginning(of, row)
-        if first < 0:
-            return
-        if streams is None:
-            streams = self._streams(own, first or None)
-        walk = self._walk(of, streams, first)
-        structure = self.structure or self._is_unreadable(of, row)
-        found = (
-            walk.links(streams["entries"].of(own), digest)
-            if structure
-            else walk.entries(streams["entries"].of(own), digest)
+    def _sums(self) -> None:
+        """Read every member once, and hold it against sums.sha256."""
+        for name, member in self._reader.members.items():
+            state = sha256()
+            with self._guarded("zip", "the CRC-32 of the bytes"):
+                for piece in self._reader.pieces(name):
+                    state.update(piece)
+            self._members[name] = _Known(member.size, state.digest())
+        expected = "".join(
+            f"{known.digest.hex()}  {name}\n" for name, known in self._members.items() if name != bundle.SUMS
         )
-        self._hold_row(of, row, found, structure=structure)
-        if not structure:
-            self._hold_key(of, streams["keys"].of(own), found, first)
-        for name in streams.keys() - {"entries"}:
-            for _ in streams[name].of(own):  # of what cannot be read, what others tell is not held against it
-                pass
-        if found.parent is not None:
-            self._forks.append((of, found.parent))
-        if len(self.faults) == before and not walk.faults:
-            self.heads[of] = (found.length, found.digest)
+        self._compare(bundle.SUMS, expected.encode(), "sum")
 
-    def _is_unreadable(self, of: UUID, row: rows.Row) -> bool:
-        """Say whether a conversation is encrypted and there is no key for it: then only its chain is looked at."""
-        if self.structure:
-            return False
-        if row[_DATA_KEY] == PLAIN and type(row[_DATA_KEY]) is int:
-            if rows.has_keys(self.connection, of.bytes):
-                self._say("row", of, -1, "data_key of one of its keys", row[_DATA_KEY])
-            return False
-        reason = rows.unreadable(self.connection, of.bytes, row[_DATA_KEY])
-        if reason is not None:
-            self._say("ciphertext", of, -1, "content that can be read", reason)
-        return reason is not None
+    def _whole(self, name: str) -> bytes:
+        try:
+            return self._reader.read(name)
+        except CodecError:
+            return b""  # said already, when its bytes were summed
 
-    def _beginning(self, of: UUID, row: rows.Row) -> tuple[int, bytes]:
-        """Say from which entry on a conversation is looked at, and after which digest; -1 where nothing is new."""
-        known = None if self.since is None else self.since.heads.get(of)
-        if known is None:
-            return 0, chain.genesis(of)
-        length, digest = known
-        self.heads[of] = known
-        if (row[_LENGTH], row[_HEAD], row[-1]) == (length, digest, digest):
-            return -1, digest
-        entry = rows.entry(self.connection, of.bytes, length - 1) if length else None
-        if length and entry is None:
-            self._say("truncated", of, length - 1, digest.hex(), "no entry")
-        elif entry is not None and entry[0] != digest:
-            self._say("rewritten", of, length - 1, digest.hex(), entry[0])
-        else:
-            return length, digest
-        return 0, chain.genesis(of)
+    def _compare(self, name: str, expected: bytes, code: str) -> None:
+        if self._members[name].digest != sha256(expected).digest():
+            self._say(code, -1, f"{name} as the rest of the bundle has it", "another")
 
-    def _walk(self, of: UUID, streams: Mapping[str, Peeked], first: int) -> Walk:
-        bodies = None if self.structure else Bodies(self.connection, of)
-        if bodies is not None and first:
-            bodies.begin(first)
-        nothing = Peeked(iter(()))
-        return Walk(
-            conversation=of,
-            id=of.bytes,
-            scope=self.scope.encode(),
-            fault=self.faults.append,
-            uses=streams.get("uses", nothing),
-            exchanges=streams.get("exchanges", nothing),
-            blob_fault=partial(self._blobs.fault_of, of.bytes),
-            bodies=bodies,
-            settings_at=lambda position: self._settings_at(of, position),
-            held=lambda what, first, last: rows.held(self.connection, of.bytes, what, first, last),
-            first=first,
-        )
-
-    def _settings_at(self, of: UUID, position: int) -> bytes | None:
-        entry = history.entry_at(self.connection, of, position)
-        return None if entry is None else entry.body
-
-    def _hold_row(self, of: UUID, row: rows.Row, found: Found, *, structure: bool) -> None:
-        """Hold what a conversation's row tells against its log."""
-        told = dict(zip(rows.CONVERSATIONS.names, row[:-1], strict=False))
-        if told["length"] != found.length or type(told["length"]) is not int:
-            self._say("length", of, -1, str(found.length), told["length"])
-        if told["head"] != found.digest:
-            self._say("head", of, -1, found.digest, told["head"])
-        if structure:
-            return
-        for name, value in found.told.items():
-            if value is not ANYTHING and (told[name] != value or type(told[name]) is not type(value)):
-                self._say("row", of, -1, f"{name} {shown(value)}", told[name])
-        if type(told["indexed_length"]) is not int or not 0 <= told["indexed_length"] <= found.length:
-            self._say("row", of, -1, f"indexed_length of at most {found.length}", told["indexed_length"])
-        if type(told["data_key"]) is not int:
-            self._say("row", of, -1, "data_key of type int", told["data_key"])
-        if type(told["sealed_length"]) is not int:  # the rest of it is the seals' matter
-            self._say("row", of, -1, "sealed_length of type int", told["sealed_length"])
-        pending = told["pending_position"] != -1
-        token = told["pending_token"]
-        if type(token) is not bytes or len(token) != len(NO_TOKEN) or (token != NO_TOKEN) != pending:
-            self._say("row", of, -1, f"pending_token of {'an' if pending else 'no'} exchange", token)
-        if type(told["lease_until"]) is not int or (told["lease_until"] and not pending):
-            self._say("row", of, -1, "lease_until of a pending exchange", told["lease_until"])
-        if type(told["lease_owner"]) is not str or (told["lease_owner"] and not pending):
-            self._say("row", of, -1, "lease_owner of a pending exchange", told["lease_owner"])
-
-    def _hold_key(self, of: UUID, keys: Iterator[rows.Row], found: Found, first: int) -> None:
-        scope = self.scope.encode()
-        there = [row[1:] for row in keys]
-        if first or found.key is ANYTHING:
-            expected = [(scope, key) for _, key in there[:1]]
-        else:
-            expected = [] if found.key is None else [(scope, found.key)]
-        if there != expected:
-            self._say("key", of, -1, str([key for _, key in expected]), shown(there))
-
-    # --- what is between them --------------------------------------------------------------------------------------
-
-    def _ended(self) -> None:
-        """Look at what is told of conversations by others."""
-        for of, (parent, length, digest) in self._forks:
-            entry = rows.entry(self.connection, parent.bytes, length - 1)
-            if entry is None or entry[0] != digest:
-                self._say("parent", of, 0, digest, None if entry is None else entry[0])
-                self.heads.pop(of, None)
-        for (_, unused), found in self._blobs.bad.items():
-            if unused not in self._blobs.used:
-                self._say("blob", NOBODY, -1, unused, found)
+    def _known(self, name: str) -> _Known | None:
+        known = self._members.get(name)
+        if known is not None:
+            known.named = True
+        return known
 
     def _strays(self) -> None:
-        for table, own in rows.strays(self.connection, self.scope):
-            of = UUID(bytes=own) if type(own) is bytes and len(own) == _ID else NOBODY
-            self._say("stray", of, -1, f"a conversation of what is in {table}", "none")
+        for name in (*bundle.REQUIRED, bundle.INCLUSION, bundle.CONSISTENCY):
+            self._known(name)
+        for name, known in self._members.items():
+            if not known.named:
+                self._say("stray", -1, "a member that an entry names", name)
+
+    # --- entries ---------------------------------------------------------------------------------------------------
+
+    def _entries(self, logs: Sequence[Log]) -> None:
+        lines = self._reader.lines(bundle.ENTRIES, bundle.LONGEST_LINE)
+        try:
+            for n, log in enumerate(logs):
+                parent = self._log(n, log, lines)
+                expected = _forked_from(logs[n + 1]) if n + 1 < len(logs) else None
+                if parent != expected:
+                    self._say("parent", 0, "no parent" if expected is None else expected, parent or "none")
+            if next(lines, None) is not None:
+                self._say("line", -1, "no more lines", "one more")
+        except CodecError as error:
+            self._say("line", -1, "lines as the format has them", str(error)[:200])
+            raise _Stop from None
+
+    def _log(self, n: int, log: Log, lines: Iterator[bytes]) -> str | None:
+        """Check one log; gives what it says that it was forked from."""
+        self._of = log.conversation
+        digest, erasures = chain.genesis(log.conversation), _Erasures()
+        parent: str | None = None
+        for position in range(log.length):
+            line = next(lines, None)
+            if line is None:
+                self._say("length", position, f"{log.length} entries", str(position))
+                raise _Stop
+            try:
+                told = _line(line, n, position)
+            except ValueError as error:
+                self._say("line", position, "a line as the format has it", str(error)[:200])
+                raise _Stop from None
+            entry = _entry_of(log.conversation, told)
+            expected, digest = chain.link(digest, entry), bytes.fromhex(told["digest"])
+            if expected != digest:
+                self._say("digest", position, expected, digest)
+            if n == 0 and position + 1 in self._digests:
+                self._digests[position + 1] = digest
+            fields = self._look(log, n, told, erasures)
+            if position == 0:
+                parent = self._opened(told, fields)
+        if digest != log.head:
+            self._say("head", log.length - 1, log.head, digest)
+        self._hold_erasures(erasures)
+        self._of = self._own
+        return parent
+
+    @property
+    def _own(self) -> UUID:
+        return NOBODY if self.manifest is None else self.manifest.logs[0].conversation
+
+    def _opened(self, told: Mapping[str, Any], fields: Mapping[str, Any]) -> str | None:
+        if told.get("kind") != "opened":
+            self._say("opened", 0, "the header of an opened entry", str(told.get("kind", "a digest alone")))
+        return canonical.header(fields["parent"]).decode() if "parent" in fields else None
+
+    def _look(self, log: Log, n: int, told: Mapping[str, Any], erasures: _Erasures) -> Mapping[str, Any]:
+        """Look at what an entry commits to; gives its header's fields."""
+        position = told["position"]
+        if "entry" in told:
+            if log.reveals(position):
+                self._say("reveal", position, "an entry that is revealed", "a digest alone")
+            return {}
+        fields: Mapping[str, Any] = {}
+        header = told["header"].encode()
+        with self._guarded("header", "a header", position):
+            fields = _header(header)
+        if told["kind"] == "erased":
+            erasures.headers.append(fields)
+            self._told.append({"at": told["at"], "erased": fields.get("erased"), "log": n, "position": position})
+        if "withheld" in told:
+            self.withheld += n == 0
+            if log.is_whole:
+                self._say("reveal", position, "an entry that is revealed", "its header alone")
+            return fields
+        if not log.reveals(position):
+            self._say("reveal", position, "an entry that is not revealed", "its content")
+        self.revealed += n == 0
+        self._content(n, told, fields, erasures)
+        return fields
+
+    def _content(self, n: int, told: Mapping[str, Any], fields: Mapping[str, Any], erasures: _Erasures) -> None:
+        position = told["position"]
+        committed = "body" in fields or "about" in fields
+        parts = _Parts.of(told)
+        if parts.content:
+            erasures.there.append(position)
+        elif committed:
+            erasures.gone.append(position)
+            self.erased += n == 0
+        gone = frozenset({"request"} if parts.content or not committed else {"request", "content"})
+        self.faults.extend(part_faults(self._of, parts, fields, erased=gone))
+        if parts.content or "blobs" in told:
+            self._blobs(n, told, fields)
+        if told["kind"] == "request":
+            self._request(n, told, fields, erasures)
+        if n == 0 and told["kind"] == "outcome" and parts.salt is not None:
+            self._response(parts.salt, told, fields)
+
+    def _blobs(self, n: int, told: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+        position, used, committed = told["position"], told.get("blobs", []), named(fields)
+        if len(used) != len(committed):
+            self._say("blob", position, f"{len(committed)} blobs", f"{len(used)} blobs")
+            return
+        for number, (use, expected) in enumerate(zip(used, committed, strict=True)):
+            digest = bytes.fromhex(use["digest"])
+            found = chain.part(bytes.fromhex(use["salt"]), use["media_type"], digest).hex()
+            if found != expected:
+                self._say("blob", position, shown(expected), found)
+            raw = n == 0 and number == 0 and told["kind"] == "outcome" and "raw" in fields
+            name = _response_of(fields) if raw else bundle.blob_name(digest)
+            known = self._known(name)
+            if known is None or (known.size, known.digest) != (use["size"], digest):
+                self._say("blob", position, name, "none" if known is None else known.digest)
+
+    def _request(self, n: int, told: Mapping[str, Any], fields: Mapping[str, Any], erasures: _Erasures) -> None:
+        position = told["position"]
+        known = None if n else self._known(bundle.request_name(position))
+        if known is None and "request_salt" not in told:
+            return
+        if known is None or "request_salt" not in told:
+            self._say("request", position, "a body and its salt, or neither", "one of them")
+            return
+        erasures.salted.append(position)
+        self.requests += 1
+        found = chain.part(bytes.fromhex(told["request_salt"]), chain.JSON_TYPE, known.digest).hex()
+        if found != fields.get("request") or known.size != fields.get("length"):
+            self._say("request", position, shown(fields.get("request")), found)
+
+    def _response(self, salt: bytes, told: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+        """Hold a response that is here against what the outcome commits to."""
+        known = self._known(_response_of(fields))
+        if known is None:
+            return
+        found = chain.part(salt, chain.JSON_TYPE, known.digest).hex()
+        if found != fields.get("response") or known.size != fields.get("response_length"):
+            self._say("response", told["position"], shown(fields.get("response")), found)
+
+    def _hold_erasures(self, erasures: _Erasures) -> None:
+        named_gone = Gone.read(erasures.headers)
+        for position in erasures.gone:
+            if not named_gone.holds("content", position):
+                self._say("missing", position, "content", "none, and no entry erased it")
+        for part, there in (("content", erasures.there), ("request", erasures.salted)):
+            for position in there:
+                if named_gone.holds(part, position):
+                    self._say("erased", position, f"no {part}: it was erased", "some")
+
+    # --- who vouches for it ----------------------------------------------------------------------------------------
+
+    def _read_proof(self) -> None:
+        """Note after which entries somebody vouches for the digest."""
+        if bundle.INCLUSION in self._members:
+            with self._guarded("proof", "a proof of a conversation"):
+                proof = Proof.read(self._reader.read(bundle.INCLUSION))
+                sealed = None if proof.extra is None else leaves.read(proof.extra)
+                if sealed is None:
+                    raise CodecError("a proof of no conversation")
+                self._proof = proof
+                self._digests[sealed.length] = None
+        if isinstance(self.pin, Kept) and self._of in self.pin.heads:
+            self._digests[self.pin.heads[self._of][0]] = None
+
+    def _prove(self) -> None:
+        """Follow the proof from the conversation's digest to a checkpoint, and that to a key."""
+        proof = self._proof
+        if proof is None:
+            if self.keys:
+                self._say("signature", -1, "a proof with a checkpoint signed by the key", "none")
+            return
+        with self._guarded("proof", "a proof of this conversation"):
+            sealed = leaves.read(proof.extra or b"")
+            note = Note.read(proof.checkpoint)
+            checkpoint = Checkpoint.read(note.text)
+            if sealed is None or sealed.conversation != self._of:
+                raise CodecError("a proof of another conversation")
+            if self._digests.get(sealed.length) != sealed.digest:
+                raise CodecError(f"another digest after {sealed.length} entries")
+            leaf = merkle.leaf_hash(sealed.leaf)
+            if not merkle.is_included(leaf, proof.index, checkpoint.size, proof.path, checkpoint.root):
+                raise CodecError("a path that does not lead to the checkpoint's root")
+            if self.keys and not is_signed(note, self.keys):
+                self._say("signature", -1, "a checkpoint signed by the key", "none that is right")
+                return
+            self.sealed, self.checkpoint = sealed.length, checkpoint
+
+    def _hold_pin(self) -> None:
+        if isinstance(self.pin, Kept):
+            length, digest = self.pin.heads.get(self._of, (-1, b""))
+            found = chain.genesis(self._of) if length == 0 else self._digests.get(length)
+            if found != digest:
+                self._say("pin", length - 1, digest, "another digest, or none" if found is None else found)
+        elif self.pin is not None:
+            note, older = self.pin
+            if self.keys and not is_signed(note, self.keys):
+                self._say("signature", -1, "a pin signed by the key", "none that is right")
+            with self._guarded("pin", f"a checkpoint that goes on from {older.size} leaves"):
+                self._go_on_from(older)
+
+    def _go_on_from(self, older: Checkpoint) -> None:
+        newer = self.checkpoint
+        if newer is None or newer.origin != older.origin:
+            raise CodecError("no checkpoint of this log")
+        path: Sequence[bytes] = ()
+        if older.size != newer.size:
+            if bundle.CONSISTENCY not in self._members:
+                raise CodecError("no proof of it: export with this pin")
+            given = Consistency.read(self._reader.read(bundle.CONSISTENCY))
+            if given.old != older.size or self._proof is None or given.checkpoint != self._proof.checkpoint:
+                raise CodecError("a proof for other checkpoints")
+            path = given.path
+        if not merkle.is_consistent(older.size, newer.size, older.root, newer.root, path):
+            raise CodecError("another history")
 
 
-_LENGTH: Final = rows.CONVERSATIONS.names.index("length")
-_HEAD: Final = rows.CONVERSATIONS.names.index("head")
-_DATA_KEY: Final = rows.CONVERSATIONS.names.index("data_key")
+@frozen(kw_only=True)
+class _Parts:
+    """The parts of an entry that are told, as ``part_faults`` looks at them."""
+
+    position: int
+    kind: str
+    body: bytes | None
+    about: bytes | None
+    salt: bytes | None
+    request_salt: bytes | None
+    content: bool
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> _Parts:
+        def read(name: str, how: Callable[[str], bytes]) -> bytes | None:
+            return how(told[name]) if name in told else None
+
+        return cls(
+            position=told["position"],
+            kind=told["kind"],
+            body=read("body", str.encode),
+            about=read("about", str.encode),
+            salt=read("salt", bytes.fromhex),
+            request_salt=read("request_salt", bytes.fromhex),
+            content=not _PARTS.isdisjoint(told.keys() - {"request_salt"}),
+        )
+
+
+def _response_of(fields: Mapping[str, Any]) -> str:
+    """Name the member of the response that an outcome tells of."""
+    request = fields.get("request")
+    return bundle.response_name(request if type(request) is int else -1)
+
+
+def _forked_from(log: Log) -> str:
+    """Write what the ``opened`` entry of a fork of this log says of it."""
+    told = {"conversation": log.conversation.hex, "digest": log.head.hex(), "length": log.length}
+    return canonical.header(told).decode()
+
+
+def _header(data: bytes) -> Mapping[str, Any]:
+    fields = canonical.object_of(data)
+    if canonical.header(fields) != data:
+        raise CodecError("a header in another spelling")
+    if any(fields.get(name, "") is None for name in ("about", "body")):
+        raise CodecError("a header that commits to null")
+    return fields
+
+
+# --- lines -----------------------------------------------------------------------------------------------------------
+
+
+def _line(data: bytes, log: int, position: int) -> Mapping[str, Any]:
+    """Read a line of entries.jsonl; CodecError unless every member is what the format says, in its spelling."""
+    told = canonical.object_of(data)
+    if canonical.header(told) != data:
+        raise CodecError("a line in another spelling")
+    if (type(told.get("log")), type(told.get("position"))) != (int, int):
+        raise CodecError("a line of no log and position")
+    if (told["log"], told["position"]) != (log, position):
+        raise CodecError(f"the line of log {told['log']}, position {told['position']}")
+    _require(_is_hex(told.get("digest")), "digest")
+    if "entry" in told:
+        _require(told.keys() == _HIDDEN and _is_hex(told["entry"]), "entry")
+        return told
+    more = told.keys() - _TOLD
+    _require(told.keys() >= _TOLD and (more == {"withheld"} or more <= _PARTS), "members")
+    _require(type(told["at"]) is int and 0 <= told["at"] < 1 << 63, "at")
+    _require(type(told["kind"]) is str and told["kind"] in chain.KINDS, "kind")
+    _require(type(told["header"]) is str and told["header"].isascii(), "header")
+    _require(told.get("withheld", True) is True, "withheld")
+    for name in more & {"salt", "request_salt"}:
+        _require(_is_hex(told[name]), name)
+    for name in more & {"body", "about"}:
+        _require(type(told[name]) is str and _is_text(told[name]), name)
+    if "blobs" in more:
+        _require(type(told["blobs"]) is list and bool(told["blobs"]) and all(map(_is_blob, told["blobs"])), "blobs")
+    return told
+
+
+def _require(is_so: bool, name: str) -> None:
+    if not is_so:
+        raise CodecError(f"a line whose {name} is none")
+
+
+def _is_hex(value: object) -> bool:
+    return type(value) is str and len(value) == 2 * chain.DIGEST and _HEX.issuperset(value)
+
+
+def _is_text(value: str) -> bool:
+    return not any("\ud800" <= each <= "\udfff" for each in value) if not value.isascii() else True
+
+
+def _is_blob(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == _BLOB
+        and _is_hex(value["digest"])
+        and _is_hex(value["salt"])
+        and type(value["media_type"]) is str
+        and _is_text(value["media_type"])
+        and type(value["size"]) is int
+        and value["size"] >= 0
+    )
+
+
+def _entry_of(conversation: UUID, told: Mapping[str, Any]) -> bytes:
+    if "entry" in told:
+        return bytes.fromhex(told["entry"])
+    return chain.entry_digest(conversation, told["position"], told["at"], told["kind"], told["header"].encode())
+
+
+# --- the verdict in words --------------------------------------------------------------------------------------------
+
+
+def _claim(checked: _Checking) -> str:
+    """Say in one paragraph what is proved, and what is not."""
+    manifest = checked.manifest
+    if checked.faults or manifest is None:
+        many = len(checked.faults)
+        found = f"{many} {'fault was' if many == 1 else 'faults were'} found, the first {checked.faults[0].code!r}"
+        return (
+            f"This bundle proves nothing as it is: {found}. It was damaged or changed after it was written, or it is "
+            "not what the key and the pin vouch for."
+        )
+    own = manifest.logs[0]
+    hidden = own.length - checked.revealed - checked.withheld
+    erased = f" ({checked.erased} of these were erased, and the record says so)" if checked.erased else ""
+    said = [
+        f"The record of conversation {own.conversation} is whole in itself:",
+        f"{own.length} entries in their order, up to the digest {own.head.hex()}.",
+        f"The content of {checked.revealed} of them is shown, and is what the record commits to{erased};",
+        f"of {checked.withheld} the header alone is shown, and of {hidden} nothing but that they are there.",
+        f"The bodies of {checked.requests} requests are the bytes that were recorded as sent.",
+    ]
+    if len(manifest.logs) > 1:
+        more = len(manifest.logs) - 1
+        said.append(f"What it was forked from is here too, over {more} log{'s' if more > 1 else ''}.")
+    said += [_sealed(checked, own.length), _pinned(checked)]
+    said.append(
+        "Not proved: that what was recorded is true, that the clocks were right, why the bundle was made, and what is "
+        "not revealed."
+    )
+    return " ".join(said)
+
+
+def _sealed(checked: _Checking, length: int) -> str:
+    checkpoint = checked.checkpoint
+    if checkpoint is None:
+        return (
+            "No seal vouches for it: whoever could write the database could have made the whole record anew, unless "
+            "you kept its digest."
+        )
+    if not checked.keys:
+        return (
+            f"A checkpoint of {checkpoint.origin!a} covers {checked.sealed} of the entries, but no key was given: "
+            "anybody can have made it."
+        )
+    rest = length - checked.sealed
+    return (
+        f"A checkpoint of {checkpoint.origin!a}, signed by the key you gave, covers the first {checked.sealed} "
+        "entries: they are those that were sealed." + (f" No seal covers the last {rest}." if rest else "")
+    )
+
+
+def _pinned(checked: _Checking) -> str:
+    if checked.pin is None:
+        return "Without a pin, a history that was forged with the signing key, or a restored backup, is not noticed."
+    if isinstance(checked.pin, Kept):
+        return "It goes on from the entries that you kept the digest of."
+    return f"The log of seals goes on from the checkpoint of {checked.pin[1].size} leaves that you kept."
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Check a bundle, print what is wrong and the verdict.
+
+    Returns:
+        0 for a sound bundle, 1 where something is wrong, 2 where it cannot be read or the arguments are wrong.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m conversation_store.audit.verify", description="Check an evidence bundle, offline."
+    )
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the archive")
+    parser.add_argument("--key", action="append", metavar="KEY", help="the verifier key of the seals, name+id+base64")
+    parser.add_argument("--pin", type=Path, metavar="FILE", help="a checkpoint that you kept yourself")
+    try:
+        given = parser.parse_args(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    try:
+        pin = None if given.pin is None else given.pin.read_bytes()
+        with given.bundle.open("rb") as file:
+            report = verify(file, key=given.key, pin=pin)
+    except OSError as error:
+        return _refused(f"cannot read {error.filename}: {error.strerror}")
+    except (ConfigurationError, ContentError) as error:
+        return _refused(str(error))
+    for fault in report.faults:
+        where = "" if fault.position < 0 else f" at entry {fault.position}"
+        line = f"{fault.code}{where} of {fault.conversation}: expected {fault.expected}, found {fault.found}"
+        sys.stdout.write(ascii(line)[1:-1] + "\n")
+    sys.stdout.write(f"{'sound' if report.is_sound else 'not sound'}: {report.claim}\n")
+    return 0 if report.is_sound else 1
+
+
+def _refused(message: str) -> int:
+    sys.stderr.write(f"{message}\n")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,8 +9,9 @@ from uuid import UUID
 
 import click
 
+from conversation_store.audit.checkpoints import Checkpoint
 from conversation_store.audit.faults import NOBODY
-from conversation_store.audit.verify import Checkpoint, Findings
+from conversation_store.audit.verification import Findings
 from conversation_store.cli.databases import database_options, find, key_argument, to_read
 from conversation_store.cli.failures import Code
 from conversation_store.cli.terminal import Progress, Screen

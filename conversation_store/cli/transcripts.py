@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import count
 from typing import Any, Final
 
 import click
@@ -14,6 +15,7 @@ from conversation_store.cli.failures import Code, MissingExchangeError, told
 from conversation_store.cli.terminal import Piece, Screen, complain, one_line
 from conversation_store.conversation import Conversation
 from conversation_store.errors import CodecError
+from conversation_store.formats.reading import Erased
 from conversation_store.formats.wording import attached, counted, moment, prefill_of, size, words_of
 from conversation_store.record import canonical
 from conversation_store.record.blocks import (
@@ -278,11 +280,15 @@ def show(which: str, database: str, scope: str, full: bool, as_seen_by: int | No
             exchanges = [_exchange(conversation, as_seen_by)]
         turns = conversation.turns if as_seen_by is None else conversation.as_seen_by(as_seen_by)
         _print_header(screen, conversation, turns, exchanges)
-        for number, turn in enumerate(turns):
+        numbers = count()
+        for turn in conversation.transcript() if as_seen_by is None else turns:
             if turn.conversation == conversation.id:
                 while exchanges and exchanges[0].position < turn.position:
                     _print_exchange(screen, exchanges.pop(0))
-            print_turn(screen, turn, full=full, number=number)
+            if isinstance(turn, Erased):
+                screen.line(("erased", "bold yellow"), f", {turn.origin}", (f"  {moment(turn.at)}", "dim"))
+            else:
+                print_turn(screen, turn, full=full, number=next(numbers))
             screen.line()
         for exchange in exchanges:
             _print_exchange(screen, exchange)

@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import IO, BinaryIO, Final
+from typing import IO, Any, BinaryIO, Final
 
 import click
 
 from conversation_store import imports
 from conversation_store.cli.databases import database_options, find, key_argument, to_read, to_write
+from conversation_store.cli.evidence import Wanted, evidence_options, write_evidence
 from conversation_store.cli.failures import Code
 from conversation_store.cli.terminal import Progress, Screen, complain
 from conversation_store.errors import CodecError, TransferError
@@ -54,15 +55,25 @@ def _chosen(store: Store, which: str | None, form: str) -> Export:
 @key_argument("which", metavar="[KEY|ID]", required=False)
 @click.option("--format", "form", type=click.Choice(FORMS), default="jsonl", show_default=True, help="As what.")
 @click.option("--output", metavar="FILE", help="Where to; standard output without it.")
+@evidence_options
 @database_options
-def export(which: str | None, form: str, output: str | None, database: str, scope: str) -> int:
+def export(
+    which: str | None, form: str, output: str | None, *, evidence: bool, database: str, scope: str, **wanted: Any
+) -> int:
     """
     Write a conversation for elsewhere; without KEY all of them, as jsonl.
 
     jsonl: everything, for import. messages: the API's array. batch: a line of the Message Batches API. openai: chat
     completions. markdown and html: a transcript to read. On a terminal, characters that it would obey are spelled out.
+
+    --evidence: a zip for an auditor; python -m conversation_store.audit.verify checks it.
     """
     screen = Screen()
+    bundle = Wanted(**wanted)
+    if evidence:
+        return _evidence(screen, which, output, bundle, database=database, scope=scope)
+    if not bundle.is_plain:
+        raise click.UsageError("--reveal, --requests, --why and --pin go with --evidence")
     with to_read(database, scope) as store, Progress() as progress:
         pieces = _chosen(store, which, form)
         written = 0
@@ -84,6 +95,16 @@ def export(which: str | None, form: str, output: str | None, database: str, scop
                 progress.show(f"{size(written)} written", pieces.share)
     if pieces.lost:
         complain(f"{form} has no place for: {', '.join(f'{what} ({n})' for what, n in pieces.lost.items())}")
+    return Code.DONE
+
+
+def _evidence(
+    screen: Screen, which: str | None, output: str | None, wanted: Wanted, *, database: str, scope: str
+) -> int:
+    if which is None or output is None:
+        raise click.UsageError("--evidence is of one conversation, in a file: give KEY and --output FILE")
+    with to_read(database, scope) as store, file_to_write(output) as file:
+        write_evidence(screen, find(store, which), file, wanted)  # type: ignore[arg-type]
     return Code.DONE
 
 

@@ -76,11 +76,12 @@ class Cover:
 
 @frozen
 class Erased:
-    """Where a turn was erased: its place in its log, when it was recorded, and who had made it."""
+    """Where a turn was erased: its place in its log, when it was recorded, who had made it, and whose log that is."""
 
     position: int
     at: int
     origin: str
+    conversation: UUID
 
 
 @frozen

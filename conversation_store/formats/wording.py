@@ -41,8 +41,8 @@ def words_of(value: object) -> str:
         return value
     try:
         return canonical.dumps(value).decode()
-    except ContentError:  # a lone surrogate, shown as the escape it came as
-        return canonical.header({"": value}).decode()[4:-1]
+    except ContentError:
+        return canonical.shown(value)
 
 
 def attached(block: Image | Document) -> str:

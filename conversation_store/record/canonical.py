@@ -297,6 +297,21 @@ def _check(value: object, path: str, depth: int) -> None:
         raise ContentError(path, f"a {type(value).__name__} is no JSON value")
 
 
+def shown(value: object) -> str:
+    """
+    Write for people what ``dumps`` refuses; it is not for the record, and may be no JSON.
+
+    A lone surrogate is its escape, a number beyond all range ``Infinity``, an integer of any length its digits.
+    """
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{json.dumps(name)}:{shown(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(shown, value)) + "]"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(Decimal(value))  # str() of an integer has a limit of digits
+    return json.dumps(value)
+
+
 def compose(parts: Mapping[str, bytes]) -> bytes:
     """Write an object whose values are JSON bytes already; they are copied, never parsed."""
     return b"{" + b",".join(_name(name) + b":" + value for name, value in parts.items()) + b"}"
@@ -314,9 +329,9 @@ _encode_header: Final = _kept(
 )
 
 
-def header(fields: Mapping[str, object]) -> bytes:
+def header(fields: Mapping[str, object] | Sequence[object] | str) -> bytes:
     """
-    Write an entry's header: keys sorted, ASCII, no spaces; absent rather than null.
+    Write an entry's header, or what else is hashed as it is written: keys sorted, ASCII, no spaces; absent, not null.
 
     A subset of RFC 8785, so that any implementation of it writes the same bytes.
     """

@@ -42,21 +42,31 @@ class Gone:
     @classmethod
     def read(cls, headers: Iterable[Mapping[str, Any]]) -> Gone:
         """Read the headers of ``erased`` entries; what is no run names nothing."""
-        found = cls()
+        content: list[tuple[int, int]] = []
+        request: list[tuple[int, int]] = []
         for header in headers:
             told = header.get("erased")
             if isinstance(told, Mapping):
-                found.content.extend(_pairs(told.get("content")))
-                found.request.extend(_pairs(told.get("request")))
-        found.content.sort()
-        found.request.sort()
-        return found
+                content += _pairs(told.get("content"))
+                request += _pairs(told.get("request"))
+        return cls(_merged(content), _merged(request))
 
     def holds(self, part: str, position: int) -> bool:
         """Say whether *part* (``content`` or ``request``) of the entry at *position* is named."""
         named = self.content if part == "content" else self.request
-        at = bisect_right(named, (position, 1 << 63))
-        return any(first <= position <= last for first, last in reversed(named[max(at - 1, 0) : at]))
+        n = bisect_right(named, (position, 1 << 63)) - 1
+        return n >= 0 and position <= named[n][1]
+
+
+def _merged(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Join runs that overlap, so that a position is in one at the most."""
+    found: list[tuple[int, int]] = []
+    for first, last in sorted(pairs):
+        if found and first <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], last))
+        elif first <= last:
+            found.append((first, last))
+    return found
 
 
 def _pairs(value: object) -> list[tuple[int, int]]:

@@ -233,3 +233,39 @@ class Proof:
         if any(len(each) != HASH for each in path):
             raise CodecError("the hashes of a proof have 32 bytes")
         return cls(index=index, path=path, checkpoint=checkpoint, extra=extra)
+
+
+@frozen(kw_only=True)
+class Consistency:
+    """
+    That a checkpoint goes on from an older one, as a witness is asked to cosign it (C2SP tlog-witness, add-checkpoint).
+
+    Attributes:
+        old: How many leaves the older one has.
+        path: The hashes of the consistency proof, in the order of RFC 6962.
+        checkpoint: The newer one's note.
+    """
+
+    old: int
+    path: Sequence[bytes]
+    checkpoint: str
+
+    def __str__(self) -> str:
+        return "".join(f"{line}\n" for line in (f"old {self.old}", *map(encoded, self.path), "")) + self.checkpoint
+
+    @classmethod
+    def read(cls, given: str | bytes) -> Self:
+        """
+        Read one.
+
+        Raises:
+            CodecError: It is none.
+        """
+        head, blank, checkpoint = _text(given).partition("\n\n")
+        first, *lines = head.split("\n")
+        if not blank or not first.startswith("old "):
+            raise CodecError("a proof of consistency begins with the older size")
+        path = tuple(map(decoded, lines))
+        if any(len(each) != HASH for each in path):
+            raise CodecError("the hashes of a proof have 32 bytes")
+        return cls(old=number(first.removeprefix("old ")), path=path, checkpoint=checkpoint)

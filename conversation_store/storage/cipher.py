@@ -92,13 +92,6 @@ def _said(where: bytes) -> str:
     return " ".join([column.decode(), *map(str, struct.unpack_from(f">{count}q", numbers))])
 
 
-@frozen
-class Unread:
-    """Stands for a value that could not be decrypted, and says why."""
-
-    reason: str
-
-
 @frozen(repr=False)
 class DataKey:
     """

@@ -34,11 +34,11 @@ from sqlalchemy import (
 
 from conversation_store.errors import EncryptionError
 from conversation_store.record import chain
+from conversation_store.record.unread import Unread
 from conversation_store.storage.cipher import (
     CONTENT,
     PLAIN,
     Cipher,
-    Unread,
     chunk_place,
     cipher_of,
     key_of,
@@ -187,6 +187,12 @@ def name_of(connection: Connection, of: bytes, digest: bytes) -> bytes:
         return digest if cipher is None else cipher.all(connection, UUID(bytes=of))[0].address(digest)
     except EncryptionError:
         return digest  # it has no keys: nothing of it is encrypted, or its own fault was told
+
+
+def kept_as(connection: Connection, of: bytes, scope: bytes, digest: bytes) -> bytes:
+    """Say under what a blob is kept that a conversation uses, by the SHA-256 of its bytes: that, or a name for it."""
+    name = name_of(connection, of, digest)
+    return name if name != digest and blob(connection, scope, name) is not None else digest
 
 
 def _reading(

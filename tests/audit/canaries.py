@@ -70,9 +70,14 @@ def pins_left(url: str, texts: Sequence[bytes], marker: str, pins: Iterable[str]
         marker: What stands in them for the PIN.
         pins: Those to try.
     """
+    return pins_among(values(url), texts, marker, pins)
+
+
+def pins_among(values: Iterable[bytes], texts: Sequence[bytes], marker: str, pins: Iterable[str] = PINS) -> set[str]:
+    """Try PINs against every digest, and under every salt, among some values; arguments as ``pins_left``."""
     known, salts = set(), []
     beginnings: set[bytes] = set()
-    for value in values(url):
+    for value in values:
         if len(value) == sha256().digest_size:
             known.add(value)
             salts.append(value)

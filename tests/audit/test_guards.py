@@ -10,7 +10,7 @@ from attrs import frozen
 from sqlalchemy import text
 
 from conversation_store import Conversation, Image, Store
-from conversation_store.audit import verify as verifying
+from conversation_store.audit import verification as verifying
 from conversation_store.audit import walk
 from conversation_store.record import chain
 from conversation_store.storage import rows

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from conversation_store import Image, Origin, Store
-from conversation_store.audit.verify import Checkpoint
+from conversation_store.audit.checkpoints import Checkpoint
 from conversation_store.errors import CodecError, ContentError, NotFoundError
 from tests.audit.honest import PICTURES, SETTINGS, RefusedError, answer, erase
 

@@ -14,6 +14,8 @@ from typing import Any, Final
 import pytest
 from attrs import frozen
 
+from tests.benchmarks import chart
+
 MEMORY: Final = Path("/dev/shm")
 HEADINGS: Final = ("cost", "where", "ours", "floor", "ratio", "the floor is")
 
@@ -203,6 +205,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.section("costs beside their floors: medians of this run; read the ratios")
     for line in table([HEADINGS, *(row.cells for row in rows)]):
         terminalreporter.write_line(line)
+    times = [(row.cost, row.where, row.ours, row.floor, row.named) for row in rows if row.shown is shown]
+    if (file := chart.draw(times)) is not None:
+        terminalreporter.write_line(f"how they grow with the length of a conversation: {file}")
 
 
 def table(lines: Sequence[Sequence[str]]) -> Iterator[str]:

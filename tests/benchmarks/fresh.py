@@ -17,7 +17,7 @@ def ours(path: str) -> dict[str, object]:
 
     begun = time.perf_counter()
     with Store(f"sqlite:///{path}") as store:
-        request = store.get("telegram:42").request()
+        request = store.get("telegram:42").request(check=False)
         body, digest = request.body, request.digest
         took = time.perf_counter() - begun
     return {"seconds": took, "bytes": len(body), "sha256": digest.hex()}

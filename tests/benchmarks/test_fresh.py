@@ -19,6 +19,13 @@ ROOT: Final = Path(__file__).parents[2]
 DEPENDENCIES: Final = "import attrs, cattrs, pybase64, requests, sqlalchemy, sqlalchemy.dialects.sqlite, urllib3"
 
 
+@pytest.fixture(autouse=True)
+def compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the children find bytecode, as users of an installed library do; the first, not measured, writes it."""
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "bytecode"))
+
+
 def child(what: str, argument: str) -> dict[str, Any]:
     """Run ``fresh`` in a process of its own; the seconds of the whole process are added to what it tells."""
     begun = time.perf_counter()
@@ -38,28 +45,26 @@ def median(told: list[dict[str, Any]], name: str) -> float:
     return statistics.median(float(each[name]) for each in told)
 
 
-def test_open_and_next_body(beside: Beside, memory: Place) -> None:
-    """A fresh process opens the store, loads 10,000 turns, and has the next body and its digest."""
+@pytest.mark.parametrize("turns", [10_000, 100_000])
+def test_open_and_next_body(beside: Beside, memory: Place, turns: int) -> None:
+    """A fresh process opens the store, loads its turns, and has the next body and its digest."""
     path = memory.folder / "bot.db"
-    histories.write(path, beside.turns(10_000))
+    histories.write(path, beside.turns(turns))
     ours: list[dict[str, Any]] = []
     floors: list[dict[str, Any]] = []
-    cost = "fresh process, N = 10,000"
+    cost = f"open, load, next body in a fresh process, N = {turns:,}"
     floor = "bare sqlite3: SELECT and join"
     beside(
-        f"{cost}: open, load, next body",
+        cost,
         "whole process, imports included",
         lambda: ours.append(child("ours", str(path))),
         {floor: lambda: floors.append(child("floor", str(path)))},
-        rounds=15,
+        rounds=9,
     )
     if beside.measuring:
         after = "after the imports"
-        beside.note(f"{cost}: open, load, next body", after, median(ours, "seconds"), median(floors, "seconds"), floor)
-        floor += ", SHA-256"
-        beside.note(
-            f"{cost}: open, load, next body", after, median(ours, "seconds"), median(floors, "with digest"), floor
-        )
+        beside.note(cost, after, median(ours, "seconds"), median(floors, "seconds"), floor)
+        beside.note(cost, after, median(ours, "seconds"), median(floors, "with digest"), f"{floor}, SHA-256")
     assert {(each["bytes"], each["sha256"]) for each in ours} == {(each["bytes"], each["sha256"]) for each in floors}
 
 

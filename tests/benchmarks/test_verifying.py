@@ -40,7 +40,7 @@ _ALL: Final = (
 _MEASURE: Final = """
 import json, resource, sys, time
 from conversation_store import Store
-from conversation_store.audit import verify
+from conversation_store.audit import verification
 with Store(sys.argv[1]) as store:
     begun = time.process_time()
     found = store.verify(structure=sys.argv[2] == "structure")

@@ -24,7 +24,18 @@ def test_append_a_turn(beside: Beside, place: Place, turns: int) -> None:
         beside(cost, place.label, lambda: histories.say(chat), {FLOOR: bare.append}, rounds=500)
 
 
-@pytest.mark.parametrize("turns", [100, 10_000])
+def test_append_to_a_million(beside: Beside, memory: Place) -> None:
+    """A turn is appended to a conversation of 1,000,000: it costs what it costs after ten."""
+    path = memory.folder / "bot.db"
+    histories.write(path, beside.turns(1_000_000))
+    other = histories.copied(path)
+    with Store(histories.url_of(path)) as store, Bare(other, histories.pragmas_of(store)) as bare:
+        chat = store.get(KEY)
+        cost = "append a turn, N = 1,000,000"
+        beside(cost, memory.label, lambda: histories.say(chat), {FLOOR: bare.append}, rounds=500)
+
+
+@pytest.mark.parametrize("turns", [100, 10_000, 100_000])
 def test_begin_and_finish(beside: Beside, memory: Place, turns: int) -> None:
     """An exchange is begun and finished: everything but HTTP."""
     path = memory.folder / "bot.db"

@@ -15,6 +15,8 @@ import pytest
 from conversation_store import Client, Conversation, Image, Store, Unknown
 from conversation_store.cli import ant
 from conversation_store.errors import APIError
+from conversation_store.formats.wording import words_of
+from conversation_store.record import canonical
 from conversation_store.testing import Answer, Fault, MessagesAPI
 from tests.cli import terminals
 
@@ -67,6 +69,34 @@ def test_a_transcript_says_who_said_what(database_url: str) -> None:
     full = terminals.shown(["show", "k", "--full", "--database", database_url])
     assert "    Hm.\n" in full
     assert "    18 degrees\n    and sunny\n" in full
+
+
+def test_an_erased_turn_keeps_its_place(database_url: str) -> None:
+    """It is marked where it stood, and the turns around it keep the numbers by which they are named."""
+    with talking(database_url) as (store, _):
+        chat = opened(store)
+        chat.user("first")
+        gone = chat.user("the secret")
+        chat.user("last")
+        chat.erase(gone, reason="asked", by="dpo")
+        assert [type(each).__name__ for each in chat.transcript()] == ["Turn", "Erased", "Turn"]
+    screen = terminals.shown(["show", "k", "--database", database_url])
+    assert "the secret" not in screen
+    assert screen.index("first") < screen.index("erased, human  ") < screen.index("1  user") < screen.index("last")
+
+
+@pytest.mark.parametrize(
+    ("sent", "written"),
+    [
+        (b"[1e999]", "[Infinity]"),
+        (b'["\\ud800",1e999]', '["\\ud800",Infinity]'),
+        (b'{"a":["\\ud800",%s]}' % (b"9" * 5000), '{"a":["\\ud800",%s]}' % ("9" * 5000)),
+        ('["\\ud800",true,null,"é"]'.encode(), '["\\ud800",true,null,"\\u00e9"]'),
+    ],
+)
+def test_any_json_has_words(sent: bytes, written: str) -> None:
+    """What canonical JSON refuses to write is shown all the same."""
+    assert words_of(canonical.loads(sent)) == written
 
 
 def test_a_prefill_of_blocks_is_marked_whole(tmp_path: Path) -> None:

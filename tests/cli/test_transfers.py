@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from conversation_store import Image, Origin, Store
+from conversation_store.audit.verify import verify
 from tests import pictures, sources
 from tests.cli import terminals
 
@@ -179,3 +180,31 @@ def test_a_file_that_is_nothing_is_a_line(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1
         assert b"Traceback" not in done.stderr
+
+
+def test_evidence_is_a_file(tmp_path: Path) -> None:
+    """A part of a conversation goes into a zip that proves it; what cannot be asked for is told."""
+    url, path = filled(tmp_path), tmp_path / "bundle.zip"
+    given = ("export", "k", "--evidence", "--database", url)
+    done = terminals.invoke(
+        *given, "--reveal", "2..3", "--reveal", "0", "--why", "a court asked", "--output", str(path)
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"3 of 4 entries revealed, ")
+    assert b"keep the head elsewhere, or seal" in done.stdout
+    assert path.stat().st_mode & 0o777 == 0o600
+    with path.open("rb") as file:
+        assert verify(file).faults == ()
+    for wrong in (
+        (*given,),
+        (*given, "--reveal", "9..3", "--output", str(path)),
+        (*given, "--reveal", "x", "--output", str(path)),
+        ("export", "--evidence", "--database", url, "--output", str(path)),
+        ("export", "k", "--reveal", "3", "--database", url),
+    ):
+        done = terminals.invoke(*wrong)
+        assert (done.returncode, done.stdout) == (2, b""), wrong
+    done = terminals.invoke(*given, "--reveal", "3..9999999999", "--output", str(path))
+    assert done.returncode == 2
+    assert b"9999999999 is no position" in done.stderr
+    assert not list(tmp_path.glob("*.part"))

@@ -19,7 +19,7 @@ from attrs import frozen
 from sqlalchemy import NullPool, create_engine, event, inspect, make_url
 
 from conversation_store import Client, Conversation, Image, Pending, State, Store
-from conversation_store.audit import verify
+from conversation_store.audit import verification
 from conversation_store.errors import (
     BusyError,
     ContentError,
@@ -514,7 +514,7 @@ def test_a_log_that_grows_while_it_is_verified_is_sound(database_url: str) -> No
     with Store(database_url) as store, Store(database_url) as other:
         chat = store.open("chat", **SETTINGS)
         writer = other.get("chat")
-        with meanwhile(verify._Verifying, "_row", lambda: writer.user("Hello")):
+        with meanwhile(verification._Verifying, "_row", lambda: writer.user("Hello")):
             faults = chat.verify()
         assert faults == []
         assert chat.refresh().verify() == []
