@@ -151,7 +151,7 @@ class _Plan:
     raws: dict[int, int] = field(factory=dict, init=False)
     """By the position of an outcome with its response as it was received: that of its request."""
     blobs: dict[bytes, tuple[bytes, bytes]] = field(factory=dict, init=False)
-    """The scopes of the blobs that are put in, by digest."""
+    """The blobs that are put in, by digest: their scope, and under what they are kept."""
     responses: dict[int, tuple[bytes, bytes]] = field(factory=dict, init=False)
     """By the position of a request: scope and digest of its response."""
 
