@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import Final, TypeAlias, TypeVar
 from uuid import UUID
 
 from attrs import evolve, field, frozen
 
 from conversation_store.api.request import Insert
-from conversation_store.errors import AttachmentError
+from conversation_store.errors import AttachmentError, DatabaseError
 from conversation_store.record import chain, media, splices
 from conversation_store.record.splices import Cut, Later, Parted
 from conversation_store.record.turns import Splice, splices_of
@@ -22,6 +22,12 @@ from conversation_store.storage.engine import Database
 
 Marks: TypeAlias = Sequence[Sequence[int]]
 """Spans of a message, each as [start, length] in bytes."""
+
+
+T = TypeVar("T")
+
+ERASURES: Final = 20
+"""How often blobs are kept again that were erased before they were used."""
 
 
 @frozen(kw_only=True)
@@ -111,10 +117,33 @@ def keep(
         blob = blobs.put(database, scope, of, each.data, at)
         own_salt = salt()
         commitment = chain.part(own_salt, blob.media_type, blob.digest)
-        kept.append(evolve(blob, salt=own_salt))
+        kept.append(evolve(blob, salt=own_salt, load=partial(_data_of, each)))
         named.append(Splice(each.offset, commitment.hex(), each.encoding))
     moved = {name: splices.moved(spans, parted.cuts) for name, spans in marks.items()}
     return Detached(body=parted.body, blobs=kept, splices=named, marks=moved)
+
+
+def while_kept(database: Database, scope: str, of: UUID, used: Sequence[Blob], work: Callable[[], T], *, at: int) -> T:
+    """
+    Do what needs blobs that no entry uses yet; those that somebody erases meanwhile are kept again.
+
+    Raises:
+        DatabaseError: The database refused; ``erased`` where others were faster time and again.
+    """
+    for _ in range(ERASURES):
+        try:
+            return work()
+        except DatabaseError as error:
+            if error.reason != "erased":
+                raise
+        for blob in used:
+            if blob.load is not None:
+                blobs.put(database, scope, of, blob.load(), at)
+    return work()
+
+
+def _data_of(each: Cut | Later) -> bytes:
+    return each.data
 
 
 def drafted(parted: Parted) -> tuple[list[Splice], list[Insert]]:
@@ -135,7 +164,13 @@ def _draft_of(each: Cut | Later) -> Insert:
 def inserts(database: Database, cuts: Sequence[Splice], used: Sequence[Blob]) -> list[Insert]:
     """Say how each spliced string is made from its blob."""
     return [
-        Insert(partial(blobs.chunks, database, blob), blob.size, splice.encoding, blob.media, blob.digest)
+        Insert(
+            partial(blobs.chunks, database, evolve(blob, load=None)),
+            blob.size,
+            splice.encoding,
+            blob.media,
+            blob.digest,
+        )
         for splice, blob in zip(cuts, used, strict=True)
     ]
 

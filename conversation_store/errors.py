@@ -437,7 +437,7 @@ class DatabaseError(StoreError):
 
     Attributes:
         reason: One of ``not a store``, ``cannot open``, ``read-only``, ``full``, ``locked``, ``lost a race``,
-            ``unreachable``, ``refused``.
+            ``unreachable``, ``erased`` (an attachment, by somebody else, while it was to be used anew), ``refused``.
         message: What the database said and what to do next; never a value of a row.
     """
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 from uuid import UUID
 
 from attrs import evolve, frozen
@@ -49,6 +49,8 @@ from conversation_store.storage.tables import NO_TOKEN
 OnUnlisted: TypeAlias = Literal["warn", "error"]
 
 logger: Final = logging.getLogger("conversation_store")
+
+T = TypeVar("T")
 
 Uses: TypeAlias = Mapping[int, Sequence[Blob]]
 """By index among the drafts of an append: the blobs that entry uses."""
@@ -692,6 +694,10 @@ class History:
         """Keep the long strings that were cut out of a message."""
         return attachments.keep(self.database, self.kept.scope, self.id, message, at=at, salt=identity.new_salt)
 
+    def while_kept(self, used: Sequence[Blob], work: Callable[[], T], at: int) -> T:
+        """Do what needs blobs that no entry uses yet; as ``attachments.while_kept``."""
+        return attachments.while_kept(self.database, self.kept.scope, self.id, used, work, at=at)
+
     def detached(
         self, wire: bytes, at: int, *, received: bool = False, marks: Mapping[str, Marks] | None = None
     ) -> Detached:
@@ -717,7 +723,9 @@ class History:
             ConflictError, BusyError, LeaseLostError: As ``log.append``.
             DatabaseError: The database refused; nothing was written.
         """
-        self.database.write(work, partial(log.is_there_or_none, commit=commit))
+        used = [blob for each in (uses or {}).values() for blob in each]
+        write = partial(self.database.write, work, partial(log.is_there_or_none, commit=commit))
+        self.while_kept(used, write, commit.entries[0].at)
         self._advance(commit, uses or {})
         self.database.appended()
 

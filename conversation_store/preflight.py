@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import Any, Final
 
 from attrs import frozen
@@ -246,15 +247,17 @@ def plan(history: History, said: Said, shown: Shown | None = None) -> Planned:
     if draft.lifetime is not None:
         prefill = said.prefill is not None
         markers = caching.markers(messages, parts, params, draft.lifetime, prefill=prefill)
+    request = partial(
+        messages.request,
+        parts,
+        draft.body,
+        version=draft.version,
+        betas=draft.betas,
+        secrets=history.known_secrets,
+        markers=markers,
+    )
     return Planned(
-        request=messages.request(
-            parts,
-            draft.body,
-            version=draft.version,
-            betas=draft.betas,
-            secrets=history.known_secrets,
-            markers=markers,
-        ),
+        request=history.while_kept([blob for _, each in new for blob in each.blobs], request, at),
         markers=markers,
         findings=draft.findings,
         new=new,

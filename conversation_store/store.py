@@ -475,8 +475,9 @@ class Store:
 
         The chains and every commitment are computed again from the stored bytes, the body of every request is made
         again and proved, forks are held against their parents, and what the logs tell against the tables that are
-        derived from them. What nothing is committed to is not covered: leases, streams that are arriving, the
-        search index.
+        derived from them. What is no part of the record is not covered: leases, streams that are arriving, the
+        search index, blobs nothing uses, what rows of exchanges tell of erased content, and to which scope a
+        conversation without a key belongs; the README lists all of it.
 
         Args:
             structure: Only what the chains go by: order, kinds, times and headers, and no content.

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from conversation_store import Client, Conversation, Image, Store
 from conversation_store.api.caching import LOOK_BACK, MOST, lifetimes
 from conversation_store.api.retry import Clock
-from conversation_store.errors import ContentError, NotFoundError, OverloadedError
+from conversation_store.errors import BadRequestError, ContentError, NotFoundError, OverloadedError
 from conversation_store.storage import identity
 from conversation_store.testing import Answer, Fault, MessagesAPI
 from tests import pictures
@@ -197,6 +197,19 @@ def test_a_retry_has_the_same_breakpoints(store: Store, api: MessagesAPI, client
 
 
 # --- why a request missed ----------------------------------------------------------------------------------------
+
+
+def test_a_prefill_that_is_all_there_is_has_nothing_before_it(store: Store, api: MessagesAPI) -> None:
+    """Where everything was erased, a retry's prefill stands alone, and the API says what it thinks of that."""
+    chat = store.open("k", **{**SETTINGS, "model": "claude-sonnet-4-5"}, cache="auto")
+    api.fail(Fault.status(529))
+    with pytest.raises(OverloadedError):
+        chat.send("Hello", prefill="So")
+    chat.erase(0, reason="asked to", by="test")
+    with pytest.raises(BadRequestError):
+        chat.retry()
+    assert [each["role"] for each in json.loads(api.requests[-1].raw)["messages"]] == ["assistant"]
+    assert store.verify() == []
 
 
 def test_what_was_read_is_said(store: Store, api: MessagesAPI) -> None:

@@ -95,8 +95,8 @@ def markers(
         since = [*map(messages.message, range(end + 1, messages.settled)), *last]
         if _positions(since) >= LOOK_BACK:
             places.append(end)
-    if prefill:
-        places.append(messages.settled + len(last) - 2)
+    if prefill and (before_it := messages.settled + len(last) - 2) >= 0:  # all else may be erased
+        places.append(before_it)
     found = []
     for place in dict.fromkeys(places):
         message = messages.message(place) if place < messages.settled else last[place - messages.settled]

@@ -149,7 +149,7 @@ class _Log:
                 yield fault
             elif self.tree.size in sizes:
                 roots[self.tree.size] = self.tree.root
-        if size != self.tree.size:
+        if not _are_numbers(size) or size != self.tree.size:
             yield Fault("log", NOBODY, -1, f"{self.origin} of {self.tree.size} leaves", f"{size!r}"[:80])
         if frontier != b"".join(self.tree.peaks):
             yield Fault("log", NOBODY, -1, "the frontier of the leaves", "another")
@@ -181,10 +181,10 @@ class _Log:
     def _seals(self) -> Iterator[Fault | None]:
         """Say what is wrong with each leaf; None after each, when it is in the tree."""
         for row in seals.raw_seals(self.connection, self.number, PAGE):
-            number, conversation, length, stored, digest = row
+            number, conversation, length, stored, digest, log = row
             at = self.tree.size
             leaf = stored if isinstance(stored, bytes) else b""
-            if number != at:
+            if number != at or not _are_numbers(number, length, log):
                 yield Fault("seal", NOBODY, at, f"leaf {at}", f"{number!r}"[:80])
             if leaf is stored:
                 yield from self._leaf(at, conversation, length, leaf, digest)
@@ -234,16 +234,27 @@ class _Log:
                 number = self.tree.size >> (level + 1) * tiles.HEIGHT
                 self._expected[level, number] = sha256(b"".join(hashes)).digest()
         for level in range(_LEVELS):
-            for number, data in seals.raw_tiles(self.connection, self.number, level, tiles.WIDTH):
-                wanted = self._expected.pop((level, number), None)
+            for number, data, *within in seals.raw_tiles(self.connection, self.number, level, tiles.WIDTH):
+                wanted = self._expected.pop((level, number), None) if _are_numbers(number, *within) else None
                 if wanted is None or type(data) is not bytes or sha256(data).digest() != wanted:
                     place = f"tile {level}/{number!r}"[:80]
                     expected = "the hashes of the leaves" if wanted is not None else "no such tile"
-                    yield Fault("tile", NOBODY, -1, expected, place)
+                    for leaf in self._other_leaves(number, data) if wanted is not None and level == 0 else [-1]:
+                        yield Fault("tile", NOBODY, leaf, expected, place)
         for level, number in self._expected:
             yield Fault("tile", NOBODY, -1, f"tile {level}/{number}", "none")
         if seals.raw_tiles_elsewhere(self.connection, self.number, _LEVELS):
             yield Fault("tile", NOBODY, -1, f"tiles of the levels 0 to {_LEVELS - 1}", "others")
+
+    def _other_leaves(self, number: int, data: object) -> Sequence[int]:
+        """Say which leaves a tile has other hashes of than they have; -1 alone for none of them."""
+        first, told = number * tiles.WIDTH, data if isinstance(data, bytes) else b""
+        there = [told[n : n + merkle.HASH] for n in range(0, len(told), merkle.HASH)]
+        found = [
+            merkle.leaf_hash(leaf) if isinstance(leaf, bytes) else b""
+            for leaf in seals.raw_leaves(self.connection, self.number, first, tiles.WIDTH)
+        ]
+        return [first + n for n, (one, two) in enumerate(zip(found, there, strict=False)) if one != two] or [-1]
 
     # --- what was signed ---------------------------------------------------------------------------------------------
 
@@ -255,8 +266,12 @@ class _Log:
                 continue  # said by _judged, which looks at every row
 
     def _judged(self, roots: dict[int, bytes]) -> Iterator[Fault]:
+        last: object = None
         for row in seals.raw_checkpoints(self.connection, self.number):
             fault = self._checkpoint(row, roots)
+            if fault is None and row[0] == last:
+                fault = Fault("checkpoint", NOBODY, row[0] - 1, f"one of {last} leaves", "another one")
+            last = row[0]
             if fault is None:
                 self.covered = max(self.covered, row[0])
             else:
@@ -268,14 +283,14 @@ class _Log:
                 yield Fault("pin", NOBODY, pin.size - 1, f"{pin.size} leaves, {pin.root.hex()} ({name})", said)
 
     def _checkpoint(self, row: Any, roots: dict[int, bytes]) -> Fault | None:
-        size, given, at, published_to = row
+        size, given, at, published_to, log = row
         place = size - 1 if type(size) is int else -1
         try:
             note = Note.read(given if isinstance(given, bytes) else b"")
             said = Checkpoint.read(note.text)
         except CodecError as error:
             return Fault("checkpoint", NOBODY, place, "a checkpoint", str(error)[:80])
-        if (said.origin, said.size) != (self.origin, size) or said.extensions:
+        if (said.origin, said.size) != (self.origin, size) or said.extensions or not _are_numbers(size, log):
             return Fault("checkpoint", NOBODY, place, f"{self.origin} of {size!r} leaves"[:80], repr(said.size)[:80])
         if roots.get(said.size) != said.root:
             found = roots.get(said.size)
@@ -292,6 +307,11 @@ def _rewritten(conversation: object, length: object, digest: object) -> bytes | 
     if not isinstance(conversation, bytes) or not isinstance(length, int) or not isinstance(digest, bytes):
         return None
     return leaves.leaf_of(conversation, length, digest)
+
+
+def _are_numbers(*found: object) -> bool:
+    """Say whether each is an integer: SQLite takes 1.0 for 1 where it compares, and would take the row for ours."""
+    return all(type(each) is int for each in found)
 
 
 def _is_names(published_to: object) -> bool:

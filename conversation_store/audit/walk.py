@@ -337,9 +337,8 @@ class Walk:
 
     def _opened(self, entry: Entry, fields: Mapping[str, Any], end: Found) -> None:
         end.told["created"] = entry.at
-        if "about" in fields and entry.about is None:
-            return  # erased: the key is not told any more
         try:
+            # Where it was erased, the key went with it.
             key = canonical.object_of(entry.about).get("key") if entry.about is not None else None
             end.key = None if key is None else str(key).encode()
             parent = fields.get("parent")
@@ -470,9 +469,9 @@ def _entry(row: rows.Row) -> Entry:
 
 
 def _labels(body: bytes | None) -> dict[str, object]:
-    """Say what the row must tell after a ``labelled`` entry."""
+    """Say what the row must tell after a ``labelled`` entry; where it was erased, the row lost both with it."""
     if body is None:
-        return {"title": ANYTHING, "metadata": ANYTHING}  # erased
+        return {"title": None, "metadata": None}
     try:
         said = canonical.object_of(body)
         title, metadata = said.get("title"), said.get("metadata")

@@ -13,11 +13,11 @@ from hashlib import sha256
 from typing import Final
 from uuid import UUID
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 from sqlalchemy import Connection, bindparam, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from conversation_store.errors import AttachmentError, KeyMissingError
+from conversation_store.errors import AttachmentError, DatabaseError, KeyMissingError
 from conversation_store.record import media
 from conversation_store.record.media import Media
 from conversation_store.storage.cipher import Cipher, chunk_place, cipher_of
@@ -30,6 +30,8 @@ from conversation_store.storage.tables import (
 
 CHUNK: Final = 1024 * 1024
 """Bytes in a row: what every engine takes at its default settings."""
+
+GONE: Final = "an attachment was erased meanwhile; attach it again"
 
 UNNAMED: Final = "application/octet-stream"
 
@@ -48,6 +50,7 @@ class Blob:
         media: What its header tells of it; None where it is no picture and no document, or damaged.
         owner: The conversation it is encrypted for; None where it is kept in plain, for the whole scope.
         name: Under what it is kept then, in the place of its digest.
+        load: Makes its bytes again, as long as they are to be used for the first time; None after.
     """
 
     scope: bytes
@@ -58,6 +61,7 @@ class Blob:
     media: Media | None = None
     owner: UUID | None = None
     name: bytes = b""
+    load: Callable[[], bytes] | None = field(default=None, eq=False, repr=False)
 
     @property
     def kept_as(self) -> bytes:
@@ -281,11 +285,18 @@ def _opened(connection: Connection, of: UUID, position: int, number: int, blob: 
 
 
 def chunks(database: Database, blob: Blob) -> Iterator[bytes]:
-    """Read a blob, 1 MiB at a time; each chunk on a connection of its own, so none is held while it is sent."""
+    """
+    Read a blob, 1 MiB at a time; each chunk on a connection of its own, so none is held while it is sent.
+
+    Raises:
+        DatabaseError: ``erased``: it is not there.
+    """
     for number in range((blob.size + CHUNK - 1) // CHUNK):
         with database.read() as connection:
             where = {"in_scope": blob.scope, "of": blob.kept_as, "wanted": number}
-            data = connection.execute(_chunk, where).scalar_one()
+            data = connection.execute(_chunk, where).scalar()
+            if data is None:
+                raise DatabaseError("erased", GONE)
             if blob.owner is not None:
                 data = opened_chunk(connection, blob.owner, blob.name, number, data)
         yield data

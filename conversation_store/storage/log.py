@@ -14,9 +14,10 @@ from attrs import frozen
 from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, case, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from conversation_store.errors import BusyError, ConflictError, LeaseLostError, NotFoundError
+from conversation_store.errors import BusyError, ConflictError, DatabaseError, LeaseLostError, NotFoundError
 from conversation_store.record import chain
 from conversation_store.record.chain import Entry
+from conversation_store.storage.blobs import GONE
 from conversation_store.storage.cipher import PLAIN, cipher_of, opened_labels, place
 from conversation_store.storage.engine import Compiled, RolledBack
 from conversation_store.storage.tables import (
@@ -237,6 +238,7 @@ def append(connection: Connection, commit: Commit) -> bool:
         BusyError: An exchange is pending that is not this append's.
         LeaseLostError: The append's exchange was taken over.
         NotFoundError: The conversation is gone.
+        DatabaseError: ``erased``: a blob that it uses is gone; nothing was written.
     """
     after = commit.after
     row = {
@@ -293,8 +295,17 @@ def _insert_all(
         rows = [cipher.sealed(connection, of, row) for row in rows]
         used = [cipher.sealed_use(connection, of, row) for row in used]
     _insert_entries.run(connection, *rows)
-    if used:
-        connection.execute(_insert_uses, used)
+    _use(connection, used)
+
+
+def _use(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Write which blobs an append uses; the keys between the tables hold those that are there."""
+    if not rows:
+        return
+    try:
+        connection.execute(_insert_uses, rows)
+    except IntegrityError:
+        raise DatabaseError("erased", GONE) from None
 
 
 def is_there(connection: Connection, commit: Commit) -> bool:
@@ -355,6 +366,9 @@ def create(connection: Connection, commit: Commit, *, key: str | None, forked_fr
 
     Returns:
         False where the key is taken (or these very rows are there already): read the conversation by key.
+
+    Raises:
+        DatabaseError: As ``append``.
     """
     try:
         put_row(

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Float,
     FromClause,
     Select,
+    Table,
     and_,
     bindparam,
     cast,
@@ -477,28 +478,35 @@ def count(connection: Connection, scope: str) -> int:
 # --- what belongs to nobody ------------------------------------------------------------------------------------------
 
 
+def _unknown(table: Table) -> Select[Any]:
+    """Name the conversations of a table's rows that have no row of their own."""
+    own = table.c.conversation
+    # Not min(): PostgreSQL has had one for bytes only since version 18.
+    first = select(own).where(own.is_not(None)).order_by(own).limit(1).scalar_subquery()
+    seen = select(first.label("id")).cte("seen", recursive=True)
+    after = select(own).where(own > seen.c.id).order_by(own).limit(1).scalar_subquery()
+    seen = seen.union_all(select(after).where(seen.c.id.is_not(None)))
+    known = select(conversation.c.id).where(conversation.c.id == seen.c.id).exists()
+    return select(seen.c.id).where(seen.c.id.is_not(None), ~known)
+
+
+_strays: Final = {
+    table.name: _unknown(table)
+    for table in (conversation_entry, conversation_exchange, conversation_blob_use, conversation_key)
+}
+_elsewhere: Final = (
+    select(_key.conversation)
+    .join(conversation, _row.id == _key.conversation)
+    .where(_key.scope == bindparam("in_scope"), _row.scope.is_distinct_from(_key.scope))
+)
+
+
 def strays(connection: Connection, scope: str) -> list[Row]:
     """
     Name what has entries, exchanges, uses or keys and no row, or a key in a scope that is not its own, as (table, id).
 
     A table is asked once for each of its conversations, not for each of its rows.
     """
-    found: list[Row] = []
-    for table in (conversation_entry, conversation_exchange, conversation_blob_use, conversation_key):
-        own = table.c.conversation
-        # Not min(): PostgreSQL has had one for bytes only since version 18.
-        first = select(own).where(own.is_not(None)).order_by(own).limit(1).scalar_subquery()
-        seen = select(first.label("id")).cte("seen", recursive=True)
-        after = select(own).where(own > seen.c.id).order_by(own).limit(1).scalar_subquery()
-        seen = seen.union_all(select(after).where(seen.c.id.is_not(None)))
-        unknown = select(seen.c.id).where(
-            seen.c.id.is_not(None), ~select(conversation.c.id).where(conversation.c.id == seen.c.id).exists()
-        )
-        found += [(table.name, each) for (each,) in fetched(connection, unknown, {})]
-    elsewhere = (
-        select(_key.conversation)
-        .join(conversation, _row.id == _key.conversation)
-        .where(_key.scope == bindparam("in_scope"), _row.scope.is_distinct_from(_key.scope))
-    )
-    rows = fetched(connection, elsewhere, {"in_scope": scope.encode()})
+    found = [(name, each) for name, statement in _strays.items() for (each,) in fetched(connection, statement, {})]
+    rows = fetched(connection, _elsewhere, {"in_scope": scope.encode()})
     return [*found, *((conversation_key.name, each) for (each,) in rows)]

@@ -12,7 +12,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import Connection, Executable, bindparam, func, insert, select, tuple_, update
+from sqlalchemy import BigInteger, Connection, Executable, bindparam, func, insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from conversation_store.errors import SealError
@@ -285,7 +285,7 @@ def raw_seals(connection: Connection, log: object, page: int) -> Iterator[Any]:
     Read every leaf of a log as it lies, beside the digest of the entry that it speaks of, *page* rows at a time.
 
     Returns:
-        number, conversation, length, leaf, digest; the last None where the conversation has no such entry.
+        number, conversation, length, leaf, digest, log; the digest None where the conversation has no such entry.
     """
     seal, entry = conversation_seal.c, conversation_entry.c
     # Looked up row by row: a planner without statistics would read every entry again for each page of a join.
@@ -295,7 +295,7 @@ def raw_seals(connection: Connection, log: object, page: int) -> Iterator[Any]:
         .scalar_subquery()
     )
     statement = (
-        select(seal.number, seal.conversation, seal.length, seal.leaf, digest)
+        select(seal.number, seal.conversation, seal.length, seal.leaf, digest, seal.log)
         .where(seal.log == bindparam("of"))
         .order_by(seal.number)
     )
@@ -303,14 +303,26 @@ def raw_seals(connection: Connection, log: object, page: int) -> Iterator[Any]:
 
 
 def raw_tiles(connection: Connection, log: object, level: int, page: int) -> Iterator[Any]:
-    """Read the tiles of one level of a log as they lie: number, hashes; *page* rows at a time."""
+    """Read the tiles of one level of a log as they lie: number, hashes, level, log; *page* rows at a time."""
     tile = conversation_tile.c
     statement = (
-        select(tile.number, tile.hashes)
+        select(tile.number, tile.hashes, tile.level, tile.log)
         .where(tile.log == bindparam("of"), tile.level == bindparam("at"))
         .order_by(tile.number)
     )
     return _pages(connection, statement, tile.number, {"of": log, "at": level}, page)
+
+
+def raw_leaves(connection: Connection, log: object, first: int, count: int) -> list[Any]:
+    """Read the bytes of some leaves of a log as they lie, from a number on."""
+    seal = conversation_seal.c
+    statement = (
+        select(seal.leaf)
+        .where(seal.log == bindparam("of"), seal.number >= bindparam("first", type_=BigInteger))
+        .order_by(seal.number)
+        .limit(count)
+    )
+    return [leaf for (leaf,) in _as_it_lies(connection, statement, {"of": log, "first": first})]
 
 
 def raw_tiles_elsewhere(connection: Connection, log: object, levels: int) -> int:
@@ -322,9 +334,9 @@ def raw_tiles_elsewhere(connection: Connection, log: object, levels: int) -> int
 
 
 def raw_checkpoints(connection: Connection, log: object) -> list[Any]:
-    """Read every checkpoint of a log as it lies: size, note; the smallest first."""
+    """Read every checkpoint of a log as it lies: size, note, at, published_to, log; the smallest first."""
     row = conversation_checkpoint.c
-    statement = select(row.size, row.note, row.at, row.published_to).where(row.log == bindparam("of"))
+    statement = select(row.size, row.note, row.at, row.published_to, row.log).where(row.log == bindparam("of"))
     return _as_it_lies(connection, statement.order_by(row.size), {"of": log})
 
 

@@ -687,7 +687,12 @@ def _no_forks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(erasing, "_forks", lambda *_: iter(()))
 
 
+def _no_salts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "new_salt", lambda: bytes(32))
+
+
 GUARDS: Final = {
+    "a salt for each": _no_salts,
     "the salts of requests": _no_requests,
     "outcomes and late answers": _no_outcomes,
     "prefills and their answers": _no_prefill,

@@ -14,7 +14,7 @@ from conversation_store.audit import verification as verifying
 from conversation_store.audit import walk
 from conversation_store.record import chain
 from conversation_store.storage import rows
-from tests.audit.honest import PICTURES, SETTINGS, answer, erase
+from tests.audit.honest import PICTURES, SETTINGS, WHY, answer
 
 
 class Answers:
@@ -193,7 +193,7 @@ def test_what_was_erased_is_gone(store: Store) -> None:
     chat = store.get("k")
     turn = chat.turns[0]
     request = chat.exchanges[0].position
-    erase(store, [chat], turn)
+    chat.erase(turn, **WHY)
     assert store.verify() == []
     for change, position in (
         (ENTRY.format("body = :b", turn.position), turn.position),

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import psycopg
 import pytest
 from attrs import define, evolve, field
 from sqlalchemy import bindparam, event, update
@@ -132,10 +133,20 @@ def statements(store: Store) -> Iterator[list[str]]:
         return
     said: list[str] = []
 
-    def heard(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        said.append(statement)
+    class Noting(psycopg.Cursor[Any]):
+        def execute(self, query: Any, *arguments: Any, **options: Any) -> Self:
+            said.append(str(query))
+            return super().execute(query, *arguments, **options)
 
-    event.listen(store._database.engine, "before_cursor_execute", heard)
+        def executemany(self, query: Any, *arguments: Any, **options: Any) -> None:
+            said.append(f"many times {query}")
+            super().executemany(query, *arguments, **options)
+
+    def connect(_dialect: object, _record: object, _arguments: object, options: dict[str, Any]) -> None:
+        options["cursor_factory"] = Noting
+
+    event.listen(store._database.engine, "do_connect", connect)
+    store._database.engine.dispose()
     yield said
 
 

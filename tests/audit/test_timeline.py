@@ -9,7 +9,7 @@ import pytest
 from conversation_store import Image, Origin, Store
 from conversation_store.audit.checkpoints import Checkpoint
 from conversation_store.errors import CodecError, ContentError, NotFoundError
-from tests.audit.honest import PICTURES, SETTINGS, RefusedError, answer, erase
+from tests.audit.honest import PICTURES, SETTINGS, WHY, RefusedError, answer
 
 
 def test_the_whole_record_is_told(database_url: str) -> None:
@@ -20,7 +20,7 @@ def test_the_whole_record_is_told(database_url: str) -> None:
         chat.assistant("A picture.", reason="canned")
         chat.begin("Sure?", prefill="So").finish(answer(random.Random(1)))
         chat.begin("No?").fail(RefusedError("never"))
-        erase(store, [chat], chat.turns[0])
+        chat.erase(chat.turns[0], **WHY)
         told = list(chat.timeline())
         assert [(each.position, each.kind, each.actor, each.origin, each.exchange) for each in told] == [
             (0, "opened", "host", None, None),
@@ -37,10 +37,11 @@ def test_the_whole_record_is_told(database_url: str) -> None:
             (11, "outcome", "api", None, 10),
             (12, "view", "host", None, 10),
             (13, "erased", "host", None, None),
+            (14, "view", "host", None, None),
         ]
-        assert [each.position for each in told if each.erased] == [2]
+        assert [each.position for each in told if each.erased] == [2, 11]
         assert told[3].account == "assistant: A picture."
-        assert told[13].account == "erased the content of 2 and the proof of the requests of 6, 10"
+        assert told[13].account == "erased the content of 2, 11 and the proof of the requests of 6, 10"
         assert list(chat.timeline(6)) == told[6:]
         assert next(store.get("k").fork().timeline()).account == f"forked from {chat.id}"
 
