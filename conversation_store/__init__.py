@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from conversation_store.record.reply import Reply
     from conversation_store.record.turns import Origin, Turn
     from conversation_store.record.window import Window
+    from conversation_store.storage.keyring import FileKeyRing, KeyRing, MappingKeyRing
+    from conversation_store.storage.rotation import Rotated
     from conversation_store.storage.tables import include_name
     from conversation_store.store import Hit, Hits, Listed, Store
     from conversation_store.transfer import Export, Taken
@@ -67,6 +69,7 @@ __all__ = [
     "Exchange",
     "Export",
     "Fault",
+    "FileKeyRing",
     "Finding",
     "Findings",
     "Hit",
@@ -74,7 +77,9 @@ __all__ = [
     "Hold",
     "Image",
     "Imported",
+    "KeyRing",
     "Listed",
+    "MappingKeyRing",
     "Models",
     "Origin",
     "Pending",
@@ -83,6 +88,7 @@ __all__ = [
     "Request",
     "Response",
     "Retention",
+    "Rotated",
     "Seal",
     "Seals",
     "State",
@@ -137,6 +143,8 @@ _HOMES: Final = {
     "record.reply": ("Reply",),
     "record.turns": ("Origin", "Turn"),
     "record.window": ("Window",),
+    "storage.keyring": ("FileKeyRing", "KeyRing", "MappingKeyRing"),
+    "storage.rotation": ("Rotated",),
     "storage.tables": ("include_name",),
     "store": ("Hit", "Hits", "Listed", "Store"),
     "transfer": ("Export", "Taken"),

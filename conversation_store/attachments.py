@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeAlias, TypeVar
+from uuid import UUID
 
 from attrs import evolve, field, frozen
 
@@ -61,6 +62,7 @@ class Detached:
 def detach(
     database: Database,
     scope: str,
+    of: UUID,
     body: bytes,
     *,
     at: int,
@@ -76,6 +78,7 @@ def detach(
     Args:
         database: Where they are kept.
         scope: The tenant.
+        of: The conversation it is said in.
         body: The message.
         at: When, microseconds since the epoch.
         salt: Makes 32 bytes for each use of a blob.
@@ -87,12 +90,13 @@ def detach(
     """
     marks = marks or {}
     parted = Parted.of(body, shortest, marks=[span for spans in marks.values() for span in spans])
-    return keep(database, scope, parted, at=at, salt=salt, marks=marks)
+    return keep(database, scope, of, parted, at=at, salt=salt, marks=marks)
 
 
 def keep(
     database: Database,
     scope: str,
+    of: UUID,
     parted: Parted,
     *,
     at: int,
@@ -110,7 +114,7 @@ def keep(
         return Detached(body=parted.body, marks=marks)
     kept, named = [], []
     for each in parted.cuts:
-        blob = blobs.put(database, scope, each.data, at)
+        blob = blobs.put(database, scope, of, each.data, at)
         own_salt = salt()
         commitment = chain.part(own_salt, blob.media_type, blob.digest)
         kept.append(evolve(blob, salt=own_salt, load=partial(_data_of, each)))
@@ -119,7 +123,7 @@ def keep(
     return Detached(body=parted.body, blobs=kept, splices=named, marks=moved)
 
 
-def while_kept(database: Database, scope: str, used: Sequence[Blob], work: Callable[[], T], at: int) -> T:
+def while_kept(database: Database, scope: str, of: UUID, used: Sequence[Blob], work: Callable[[], T], *, at: int) -> T:
     """
     Do what needs blobs that no entry uses yet; those that somebody erases meanwhile are kept again.
 
@@ -134,7 +138,7 @@ def while_kept(database: Database, scope: str, used: Sequence[Blob], work: Calla
                 raise
         for blob in used:
             if blob.load is not None:
-                blobs.put(database, scope, blob.load(), at)
+                blobs.put(database, scope, of, blob.load(), at)
     return work()
 
 

@@ -23,6 +23,9 @@ ConversationStoreError
 │   ├── LineError              one of them; .line
 │   ├── SealError              the log of seals cannot be gone on with, or proves nothing
 │   │   └── RollbackError      the database is older than what was signed; .remembered .found
+│   ├── EncryptionError        content cannot be encrypted or read; .conversation .place
+│   │   ├── KeyMissingError    there is no key for it: none was given, it was destroyed, or it is another ring's
+│   │   └── CiphertextError    it is not what was encrypted at its place
 │   ├── SchemaMismatchError    the database has another schema than this release; .command
 │   └── DatabaseError          the database refused; .reason
 └── APIError                   .request_id .retry_after .error_code .attempts
@@ -376,6 +379,35 @@ class RollbackError(SealError):
             f"the log of seals was {self.remembered} when it was signed last, and is {self.found} now: a restored "
             "backup, or a forgery; where the backup is wanted, go on with: conversation-store seal --new-epoch"
         )
+
+
+@define
+class EncryptionError(StoreError):
+    """
+    Content cannot be encrypted or read.
+
+    Attributes:
+        conversation: Whose it is.
+        place: Which column of which row it is in.
+        message: What is wrong and what would help.
+    """
+
+    conversation: UUID
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place} of conversation {self.conversation}: {self.message}"
+
+
+@define
+class KeyMissingError(EncryptionError):
+    """There is no key: the store was opened without keys, the key was destroyed, or it is in another ring."""
+
+
+@define
+class CiphertextError(EncryptionError):
+    """What is kept is not what was encrypted at its place: it was changed, moved or cut."""
 
 
 @define

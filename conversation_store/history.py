@@ -692,11 +692,11 @@ class History:
 
     def kept_apart(self, message: Parted, at: int) -> Detached:
         """Keep the long strings that were cut out of a message."""
-        return attachments.keep(self.database, self.kept.scope, message, at=at, salt=identity.new_salt)
+        return attachments.keep(self.database, self.kept.scope, self.id, message, at=at, salt=identity.new_salt)
 
     def while_kept(self, used: Sequence[Blob], work: Callable[[], T], at: int) -> T:
         """Do what needs blobs that no entry uses yet; as ``attachments.while_kept``."""
-        return attachments.while_kept(self.database, self.kept.scope, used, work, at)
+        return attachments.while_kept(self.database, self.kept.scope, self.id, used, work, at=at)
 
     def detached(
         self, wire: bytes, at: int, *, received: bool = False, marks: Mapping[str, Marks] | None = None
@@ -708,7 +708,7 @@ class History:
         """
         shortest = splices.SHORTEST_RECEIVED if received else splices.SHORTEST
         return attachments.detach(
-            self.database, self.kept.scope, wire, at=at, salt=identity.new_salt, shortest=shortest, marks=marks
+            self.database, self.kept.scope, self.id, wire, at=at, salt=identity.new_salt, shortest=shortest, marks=marks
         )
 
     def prepare(self, drafts: Sequence[Entry], uses: Uses | None = None, **where: Any) -> Commit:

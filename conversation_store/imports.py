@@ -17,6 +17,7 @@ from os import PathLike
 from pathlib import Path
 from tempfile import NamedTemporaryFile, SpooledTemporaryFile
 from typing import Any, BinaryIO, Final, Literal, TypeAlias, get_args
+from uuid import UUID
 
 from attrs import define, field, frozen
 from sqlalchemy import Connection
@@ -397,6 +398,7 @@ class _Writer:
     _went_on: bool = field(default=False, init=False)
     _batch: list[tuple[int, Told]] = field(factory=list, init=False)
     _size: int = field(default=0, init=False)
+    _new: UUID = field(factory=identity.new_id, init=False)
     _cut: Callable[[History], tuple[Span, ...]] | None = field(default=None, init=False)
 
     def run(self) -> None:
@@ -512,7 +514,8 @@ class _Writer:
         self.added += len(drafts)
 
     def _detached(self, wire: bytes, at: int) -> Detached:
-        return attachments.detach(self.of.database, self.of.scope, wire, at=at, salt=identity.new_salt)
+        into = self._new if self.history is None else self.history.id
+        return attachments.detach(self.of.database, self.of.scope, into, wire, at=at, salt=identity.new_salt)
 
     def _draft(self, number: int, told: Told, kept: Detached, at: int) -> Entry:
         source = {"form": self.of.form, "file": self.of.name or None, "place": told.place, **told.beside}
@@ -523,7 +526,7 @@ class _Writer:
         """Make the conversation and its first turns in one transaction."""
         self.of.options.set_model(self.transcript.settings.get("model"))
         settings = self._settings()
-        new, title = identity.new_id(), self.transcript.title
+        new, title = self._new, self.transcript.title
         opened = draft("opened", at=at, salt=identity.new_salt(), fields={"format": 1}, about={"key": self.key})
         drafts = [opened, settings_draft(settings, at)]
         if title is not None:

@@ -284,7 +284,9 @@ class Pending:
         uses: dict[int, Sequence[Blob]] = {}
         raw_use = None
         if known.options.keep_raw and read.response is not None:
-            raw_use = evolve(blobs.put(known.database, known.kept.scope, read.response, at), salt=identity.new_salt())
+            raw_use = evolve(
+                blobs.put(known.database, known.kept.scope, known.id, read.response, at), salt=identity.new_salt()
+            )
             uses[0] = [raw_use]
         drafts = [
             outcomes.outcome_draft(

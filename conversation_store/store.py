@@ -46,9 +46,12 @@ from conversation_store.record import canonical, chain, words
 from conversation_store.record.chain import draft
 from conversation_store.record.cost import Totals
 from conversation_store.sending import check_text
-from conversation_store.storage import identity, ledger, log, migrate, search
+from conversation_store.storage import identity, ledger, log, migrate, rotation, search
+from conversation_store.storage.cipher import CIPHER, Cipher
 from conversation_store.storage.engine import Database
+from conversation_store.storage.keyring import KeyRing
 from conversation_store.storage.log import Head, Kept
+from conversation_store.storage.rotation import Rotated
 from conversation_store.storage.search import Found, Order, Place, Search, Wanted
 from conversation_store.storage.tables import KEY_BYTES, SCOPE_BYTES
 from conversation_store.transfer import Export, Taken
@@ -156,6 +159,7 @@ class Store:
         models: Models | None = None,
         on_unlisted: OnUnlisted = "warn",
         seal: Seals | None = None,
+        keys: KeyRing | None = None,
     ) -> None:
         """
         Open a store.
@@ -173,6 +177,9 @@ class Store:
             on_unlisted: What to do where nothing is known of a model: ``warn`` says so and goes on; ``error``
                 refuses it before anything is written.
             seal: How this store seals the database's conversations, of all scopes; without it, it does not.
+            keys: Where the wrapping keys are of conversations whose content is encrypted: what this store writes is,
+                from now on; ``encrypt`` brings over what is there. Without it, content is kept in plain, and that of
+                encrypted conversations cannot be read. See ``storage/cipher.py`` for what is encrypted and how.
 
         Raises:
             SchemaMismatchError: The tables are not those of this release; it names the command to run.
@@ -184,6 +191,8 @@ class Store:
         known = model_data.load() if models is None else models
         self._options = Options(client=client, models=known, keep_raw=keep_raw, on_unlisted=_unlisted(on_unlisted))
         self._database = Database.open(database, durability=durability)
+        if keys is not None:
+            self._database.carry(**{CIPHER: Cipher(keys)})
         try:
             if upgrade:
                 migrate.upgrade(self._database)
@@ -548,6 +557,11 @@ class Store:
         by id alone; the key is free again. Forks keep their own turns and lose those they shared; erase them too.
         Each conversation is one transaction: after a fault, what was erased before it stays erased.
 
+        Where content is encrypted, the conversation's keys are destroyed in the ring as well: nothing of it in a copy
+        of the database made before can be read with the keys that are left. Copies of the ring itself, and processes
+        that have the keys in memory, are beyond that. A ring that fails leaves the content erased and the key there:
+        erase again.
+
         Args:
             which: Their keys or ids.
             reason: Why; the record keeps it.
@@ -583,6 +597,44 @@ class Store:
             DatabaseError: The database refused: other transactions may be in the way.
         """
         self._database.vacuum(full=full)
+
+    def encrypt(self, *, seen: Callable[[int], None] = lambda _: None) -> Rotated:
+        """
+        Encrypt what this scope holds in plain, while others write; afterwards clear the plain text from the file.
+
+        What is encrypted is not searched any more. Broken off, call it again. Wait until every process that writes
+        here was given the keys: what one without them still writes is kept in plain.
+
+        Args:
+            seen: Is told how many rows were encrypted, a page at a time.
+
+        Raises:
+            ConfigurationError: The store was opened without keys.
+            KeyMissingError, CiphertextError: Something cannot be read; what was encrypted before stays so.
+            DatabaseError: As ``vacuum``; everything is encrypted.
+        """
+        done = rotation.encrypt(self._database, self.scope, seen)
+        self._database.vacuum()
+        return done
+
+    def rotate_keys(self, *, data: bool = False, seen: Callable[[int], None] = lambda _: None) -> Rotated:
+        """
+        Give the encrypted conversations of this scope new keys, while others write. No hash changes.
+
+        Without *data*, each data key is wrapped by a new key of the ring, and the old one destroyed: a transaction a
+        conversation. With it, each conversation has a new data key as well, and all its content is encrypted again,
+        a page at a time; the old data key goes when nothing is under it any more. Broken off, call it again.
+
+        Args:
+            data: Whether the data keys are to be new.
+            seen: Is told how many rows were encrypted again, a page at a time.
+
+        Raises:
+            ConfigurationError: The store was opened without keys.
+            KeyMissingError, CiphertextError: Something cannot be read; what was done before stays.
+        """
+        rewrapped = rotation.rewrap(self._database, self.scope)
+        return rotation.renew(self._database, self.scope, seen) if data else rewrapped
 
     def export(self, *which: str | UUID) -> Export:
         """

@@ -668,14 +668,14 @@ class _Reader:
     # --- writing what is proved ------------------------------------------------------------------------------------
 
     def _written(self, now: _Log) -> Taken:
-        at = identity.now()
+        at, of = identity.now(), now.begun.conversation
         for digest in now.blobs:
             blob = self._blobs.known[digest]
             facts = blob.facts
             as_kept = Blob(self.scope.encode(), digest, facts.size, facts.media_type)
             measures = {"width": facts.width, "height": facts.height, "pages": facts.pages}
             pieces = partial(self._blobs.pieces, blob)
-            if blobs.put_known(self.database, self.scope, as_kept, measures, pieces, at=at) != facts.media_type:
+            if blobs.put_known(self.database, self.scope, as_kept, measures, pieces, of=of, at=at) != facts.media_type:
                 raise _RefusedError(f"the blob {digest.hex()} is kept here as something else than {facts.media_type}")
         if now.head.pending_position >= 0:
             # Whoever was at it is not here: it reads as unknown, and recover() takes it over.

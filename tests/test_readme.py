@@ -68,6 +68,8 @@ def test_every_python_block_runs_as_printed(
     assert "The answer is (C" in printed
     assert "[]" in printed
     assert "[] [] 0" in printed
+    assert "3 [] True" in printed
+    assert "1 []" in printed
     assert any(re.fullmatch("2 of [0-9]+ entries shown, sound: True", line) for line in printed)
     assert any("signed by the key you gave" in line for line in printed)
     assert "False" in printed

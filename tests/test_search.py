@@ -547,6 +547,10 @@ def test_a_store_from_before_is_upgraded_and_searched(database_url: str) -> None
             "DROP TABLE conversation_search",
             "DROP INDEX ix_conversation_behind",
             "DROP INDEX ix_conversation_unsealed",
+            "DROP INDEX ix_conversation_blob_conversation",
+            "ALTER TABLE conversation_blob DROP COLUMN conversation",
+            "ALTER TABLE conversation DROP COLUMN data_key",
+            "DROP TABLE conversation_data_key",
             *(f"DROP TABLE conversation_{name}" for name in ("checkpoint", "tile", "seal", "log")),
             "UPDATE conversation_store_version SET version_num = '0002'",
         ):

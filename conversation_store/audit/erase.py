@@ -41,7 +41,8 @@ from conversation_store.record.chain import draft
 from conversation_store.record.turns import Origin, fields_of
 from conversation_store.record.view import View
 from conversation_store.storage import erasure as storage
-from conversation_store.storage import identity, log
+from conversation_store.storage import identity, log, rotation
+from conversation_store.storage.cipher import cipher_of
 from conversation_store.storage.engine import Database
 from conversation_store.storage.erasure import Standing, Try
 from conversation_store.storage.log import Commit, Kept
@@ -64,7 +65,7 @@ class Erasure:
         content: The entries whose content is gone: log and position, turns, outcomes and all.
         turns: Those of them that are turns.
         exchanges: The requests that can be replayed no more, here and in forks; all others still can.
-        size: Bytes of bodies and of what stood beside them.
+        size: Bytes of bodies and of what stood beside them, as they lay there: 40 more for each that was encrypted.
         blobs: How many attachments went that nobody else uses, and ``blob_size`` their bytes.
         keys: Conversations that lost their key with it: one made of the text itself, or all of one was erased.
         summaries: Summary turns that stand after an erased one and may hold its words in others: they were left
@@ -148,6 +149,11 @@ def erase(
     if preview:
         return Erasure.total(foreseen)
     taken = [erasure for each in wanted for erasure in _erased(database, scope, each, told)]
+    cipher = cipher_of(database.engine)
+    if cipher is not None:
+        # After an earlier erasure that broke off, too: what was given up then is destroyed now.
+        for each in wanted:
+            cipher.destroy_given_up(database, each.conversation)
     return Erasure.total(taken, clean=not taken or database.leaves_no_trace())
 
 
@@ -578,6 +584,9 @@ def _write(connection: Connection, cuts: Sequence[_Cut], commits: Mapping[UUID, 
         if cut.names:
             storage.forget_idempotency(connection, of)
     storage.drop_unused(connection, blobs)
+    for cut in cuts:
+        if cut.names:
+            rotation.shred(connection, cut.kept.id)
     return True
 
 

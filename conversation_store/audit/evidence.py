@@ -150,8 +150,8 @@ class _Plan:
     bodies: dict[int, Mapping[str, Any]] = field(factory=dict, init=False)
     raws: dict[int, int] = field(factory=dict, init=False)
     """By the position of an outcome with its response as it was received: that of its request."""
-    blobs: dict[bytes, bytes] = field(factory=dict, init=False)
-    """The scopes of the blobs that are put in, by digest."""
+    blobs: dict[bytes, tuple[bytes, bytes]] = field(factory=dict, init=False)
+    """The blobs that are put in, by digest: their scope, and under what they are kept."""
     responses: dict[int, tuple[bytes, bytes]] = field(factory=dict, init=False)
     """By the position of a request: scope and digest of its response."""
 
@@ -246,10 +246,11 @@ class _Plan:
             for _, position, number, scope, digest, *_ in found:
                 if not told.shows(position):
                     continue
+                where = (scope, rows.kept_as(self.connection, told.log.conversation.bytes, scope, digest))
                 if told is self.logs[0] and number == 0 and position in self.raws:
-                    self.responses[self.raws[position]] = (scope, digest)
+                    self.responses[self.raws[position]] = where
                 else:
-                    self.blobs[digest] = scope
+                    self.blobs[digest] = where
 
 
 @define
@@ -268,7 +269,7 @@ class _Writing:
         writer = archive.Writer(file)
         members: Iterable[tuple[str, Iterable[bytes]]] = joined(
             [(bundle.README, [self.manifest.readme])],
-            ((bundle.blob_name(digest), self._blob(plan.blobs[digest], digest)) for digest in sorted(plan.blobs)),
+            ((bundle.blob_name(digest), self._blob(*plan.blobs[digest])) for digest in sorted(plan.blobs)),
             [(bundle.ENTRIES, self._entries()), (bundle.ERASURES, self._erasures())],
             [(bundle.MANIFEST, [self.manifest.json()])],
             proofs.items(),

@@ -11,6 +11,7 @@ from uuid import UUID
 from attrs import frozen
 
 from conversation_store.record import chain
+from conversation_store.record.unread import Unread
 
 NOBODY: Final = UUID(int=0)
 """Stands for the conversation of a fault that is in no conversation: a blob nobody uses, an id that is none."""
@@ -27,7 +28,8 @@ class Fault:
         code: What kind of fault, stable. Of the log: ``column``, ``position``, ``kind``, ``header``, ``digest``,
             ``body``, ``about``, ``blob``, ``missing`` (content that no entry erased), ``erased`` (content that an entry
             erased), ``outside`` (what nothing is committed to), ``request`` (a body that is not the one sent),
-            ``parent`` (what a fork was made from). Of the conversation's row: ``missing``, ``length``, ``head``,
+            ``parent`` (what a fork was made from), ``ciphertext`` (content that cannot be decrypted; at -1 that of a
+            whole conversation: there is no key). Of the conversation's row: ``missing``, ``length``, ``head``,
             ``row``. Of derived tables: ``exchange``, ``key``, ``stray``. Against what an auditor remembers:
             ``rewritten``, ``truncated``, ``gone``.
         conversation: In which conversation; ``NOBODY`` for none.
@@ -56,7 +58,9 @@ def columns(row: Any) -> Iterator[tuple[str, str, str]]:
             yield "column", f"{name} of type {kind.__name__}", f"{type(value).__name__} {shown(value)}"
     for name in ("body", "about", "salt", "request_salt"):
         value = getattr(row, name)
-        if value is not None and type(value) is not bytes:
+        if isinstance(value, Unread):
+            yield "ciphertext", f"{name} as it was encrypted", value.reason
+        elif value is not None and type(value) is not bytes:
             yield "column", f"{name} of type bytes", f"{type(value).__name__} {shown(value)}"
     if type(row.at) is int and not 0 <= row.at < 1 << 63:
         yield "column", "at as a time", str(row.at)

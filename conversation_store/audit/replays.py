@@ -230,6 +230,6 @@ class Bodies:
 
     def _inserts(self, header: bytes, used: Sequence[blobs.Blob]) -> list[Insert]:
         return [
-            Insert(partial(rows.chunks_of, self._connection, blob.scope, blob.digest), blob.size, splice.encoding)
+            Insert(partial(rows.chunks_of, self._connection, blob.scope, blob.kept_as), blob.size, splice.encoding)
             for splice, blob in zip(splices_of(header), used, strict=True)
         ]

@@ -11,7 +11,8 @@ computed anew as a whole, a restored backup. Against those an auditor keeps a ``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 from uuid import UUID
@@ -26,7 +27,9 @@ from conversation_store.audit.replays import Bodies
 from conversation_store.audit.walk import ANYTHING, Found, Peeked, Walk
 from conversation_store.errors import AttachmentError, ContentError
 from conversation_store.record import chain, media
+from conversation_store.record.unread import Unread
 from conversation_store.storage import blobs, rows
+from conversation_store.storage.cipher import PLAIN, cipher_of, key_of
 from conversation_store.storage.engine import Database
 from conversation_store.storage.tables import NO_TOKEN
 
@@ -106,40 +109,62 @@ class _Blobs:
             self.used.add(digest)
         return found
 
+    def fault_of(self, of: bytes, scope: bytes, digest: bytes) -> str | None:
+        """Say the same of a blob as one conversation uses it: in plain, or encrypted for it alone."""
+        found = self.fault(scope, digest)
+        if found is None and cipher_of(self.connection) is not None:
+            found = self.fault(scope, rows.name_of(self.connection, of, digest))
+        return found
+
     def _look(self, scope: Any, digest: Any) -> None:
         row = rows.blob(self.connection, scope, digest)
         if row is not None:
-            fault = _blob_fault(row, rows.chunks_of(self.connection, scope, digest))
-            if fault is not None:
-                self.bad[scope, digest] = fault
+            self._hold(scope, row, rows.chunks_of(self.connection, scope, digest))
+
+    def _hold(self, scope: bytes, row: rows.Row, chunks: Iterable[object]) -> None:
+        *told, owner = row
+        if type(owner) is bytes and len(owner) == _ID:
+            if rows.unreadable(self.connection, owner) is None:
+                fault = _blob_fault(told, chunks, partial(rows.name_of, self.connection, owner))
+            else:  # the conversation's own fault, where it is encrypted at all
+                plain = any(isinstance(each, bytes) and key_of(each) == PLAIN for each in chunks)
+                fault = "a blob in plain that belongs to one conversation" if plain else None
+        elif owner is not None:
+            fault = f"a conversation of {shown(owner)}"
+        else:
+            fault = _blob_fault(told, chunks)
+        if fault is not None:
+            self.bad[scope, row[0]] = fault
 
     def read(self, scope: str, of: bytes | None) -> None:
         """Look at the blobs of a scope, or at those one conversation uses, in their order."""
         self._each = False
         chunks = Peeked(rows.chunks(self.connection, scope, of))
         for row in rows.blobs(self.connection, scope, of):
-            fault = _blob_fault(row, _numbered(chunks.of(row[0])))
-            if fault is not None:
-                self.bad[scope.encode(), row[0]] = fault
+            self._hold(scope.encode(), row, _numbered(chunks.of(row[0])))
 
 
 def _numbered(chunks: Iterator[rows.Row]) -> Iterator[object]:
-    for n, (_, number, data) in enumerate(chunks):
+    for n, (_, number, data, *_) in enumerate(chunks):
         yield data if number == n and type(number) is int else None
 
 
-def _blob_fault(row: rows.Row, chunks: Iterable[object]) -> str | None:
-    """Say what is wrong with a blob: its bytes, its length, its measures."""
-    digest, media_type, size, *measures = row
+def _blob_fault(
+    row: Sequence[Any], chunks: Iterable[object], name: Callable[[bytes], bytes] = lambda digest: digest
+) -> str | None:
+    """Say what is wrong with a blob: its bytes, its length, its measures. *name* says what a digest is kept under."""
+    kept_as, media_type, size, *measures = row
     state, length, head = sha256(), 0, bytearray()
     for chunk in chunks:
+        if isinstance(chunk, Unread):
+            return chunk.reason
         if type(chunk) is not bytes:
             return "chunks that are not whole"
         state.update(chunk)
         length += len(chunk)
         if length <= _MEASURED:
             head += chunk
-    if state.digest() != digest:
+    if name(state.digest()) != kept_as:
         return state.hexdigest()
     if size != length or type(size) is not int:
         return f"a size of {shown(size)}, and {length} bytes"
@@ -264,18 +289,35 @@ class _Verifying:
         if streams is None:
             streams = self._streams(own, first or None)
         walk = self._walk(of, streams, first)
+        structure = self.structure or self._is_unreadable(of, row)
         found = (
             walk.links(streams["entries"].of(own), digest)
-            if self.structure
+            if structure
             else walk.entries(streams["entries"].of(own), digest)
         )
-        self._hold_row(of, row, found)
-        if not self.structure:
+        self._hold_row(of, row, found, structure=structure)
+        if not structure:
             self._hold_key(of, streams["keys"].of(own), found, first)
+        for name in streams.keys() - {"entries"}:
+            for _ in streams[name].of(own):  # of what cannot be read, what others tell is not held against it
+                pass
         if found.parent is not None:
             self._forks.append((of, found.parent))
         if len(self.faults) == before and not walk.faults:
             self.heads[of] = (found.length, found.digest)
+
+    def _is_unreadable(self, of: UUID, row: rows.Row) -> bool:
+        """Say whether a conversation is encrypted and there is no key for it: then only its chain is looked at."""
+        if self.structure:
+            return False
+        if row[_DATA_KEY] == PLAIN and type(row[_DATA_KEY]) is int:
+            if rows.has_keys(self.connection, of.bytes):
+                self._say("row", of, -1, "data_key of one of its keys", row[_DATA_KEY])
+            return False
+        reason = rows.unreadable(self.connection, of.bytes, row[_DATA_KEY])
+        if reason is not None:
+            self._say("ciphertext", of, -1, "content that can be read", reason)
+        return reason is not None
 
     def _beginning(self, of: UUID, row: rows.Row) -> tuple[int, bytes]:
         """Say from which entry on a conversation is looked at, and after which digest; -1 where nothing is new."""
@@ -307,7 +349,7 @@ class _Verifying:
             fault=self.faults.append,
             uses=streams.get("uses", nothing),
             exchanges=streams.get("exchanges", nothing),
-            blob_fault=self._blobs.fault,
+            blob_fault=partial(self._blobs.fault_of, of.bytes),
             bodies=bodies,
             settings_at=lambda position: self._settings_at(of, position),
             held=lambda what, first, last: rows.held(self.connection, of.bytes, what, first, last),
@@ -318,20 +360,22 @@ class _Verifying:
         entry = history.entry_at(self.connection, of, position)
         return None if entry is None else entry.body
 
-    def _hold_row(self, of: UUID, row: rows.Row, found: Found) -> None:
+    def _hold_row(self, of: UUID, row: rows.Row, found: Found, *, structure: bool) -> None:
         """Hold what a conversation's row tells against its log."""
         told = dict(zip(rows.CONVERSATIONS.names, row[:-1], strict=False))
         if told["length"] != found.length or type(told["length"]) is not int:
             self._say("length", of, -1, str(found.length), told["length"])
         if told["head"] != found.digest:
             self._say("head", of, -1, found.digest, told["head"])
-        if self.structure:
+        if structure:
             return
         for name, value in found.told.items():
             if value is not ANYTHING and (told[name] != value or type(told[name]) is not type(value)):
                 self._say("row", of, -1, f"{name} {shown(value)}", told[name])
         if type(told["indexed_length"]) is not int or not 0 <= told["indexed_length"] <= found.length:
             self._say("row", of, -1, f"indexed_length of at most {found.length}", told["indexed_length"])
+        if type(told["data_key"]) is not int:
+            self._say("row", of, -1, "data_key of type int", told["data_key"])
         if type(told["sealed_length"]) is not int:  # the rest of it is the seals' matter
             self._say("row", of, -1, "sealed_length of type int", told["sealed_length"])
         pending = told["pending_position"] != -1
@@ -374,3 +418,4 @@ class _Verifying:
 
 _LENGTH: Final = rows.CONVERSATIONS.names.index("length")
 _HEAD: Final = rows.CONVERSATIONS.names.index("head")
+_DATA_KEY: Final = rows.CONVERSATIONS.names.index("data_key")

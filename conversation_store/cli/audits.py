@@ -17,7 +17,7 @@ from conversation_store.cli.failures import Code
 from conversation_store.cli.terminal import Progress, Screen
 from conversation_store.cli.transcripts import fault_line, name_of
 from conversation_store.cli.transfers import file_to_write
-from conversation_store.errors import ContentError, NotFoundError
+from conversation_store.errors import ContentError, EncryptionError, NotFoundError
 from conversation_store.formats.wording import counted, moment
 from conversation_store.store import Store
 
@@ -41,7 +41,7 @@ def _name(store: Store, of: UUID) -> str:
         return "of no conversation"
     try:
         return name_of(store.get(of))
-    except (NotFoundError, ValueError, TypeError, AttributeError):
+    except (NotFoundError, EncryptionError, ValueError, TypeError, AttributeError):
         return str(of)  # there is none, or its row cannot be read
 
 

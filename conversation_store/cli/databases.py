@@ -14,9 +14,12 @@ from conversation_store.api.client import Client
 from conversation_store.cli.failures import Code, MissingFileError
 from conversation_store.cli.terminal import Screen
 from conversation_store.conversation import Conversation
-from conversation_store.errors import NotFoundError
-from conversation_store.storage import migrate, search
+from conversation_store.errors import ConfigurationError, NotFoundError
+from conversation_store.storage import migrate, rotation, search
+from conversation_store.storage.cipher import CIPHER, Cipher
 from conversation_store.storage.engine import Database
+from conversation_store.storage.keyring import FileKeyRing
+from conversation_store.storage.rotation import Rotated
 from conversation_store.storage.tables import REVISION
 from conversation_store.store import Store
 
@@ -24,6 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT: Final = "sqlite:///conversations.db"
 _FILE: Final = re.compile(r"sqlite(?:\+\w+)?:///(?P<path>[^?]+)")
+_KEYS: Final = "conversation_store.keys"
 _SCHEME: Final = re.compile(r"[\w+.-]+://")
 
 
@@ -52,7 +56,35 @@ def database_options(command: F) -> F:
         help="An SQLAlchemy URL, or the path of a SQLite file.",
     )
     scope = click.option("--scope", default="", help="The tenant whose conversations are meant.")
-    return database(scope(command))
+    keys = click.option(
+        "--keys",
+        metavar="FOLDER",
+        envvar="CONVERSATION_STORE_KEYS",
+        show_envvar=True,
+        expose_value=False,
+        callback=_remember_keys,
+        help="The key ring of a store whose content is encrypted.",
+    )
+    return database(scope(keys(command)))
+
+
+def _remember_keys(context: click.Context, _parameter: click.Parameter, given: str | None) -> None:
+    context.meta[_KEYS] = given
+
+
+def keys_given() -> FileKeyRing | None:
+    """
+    Open the key ring that ``--keys`` names; None for none.
+
+    Raises:
+        ConfigurationError: There is no such folder: a slip would make a new one, and encrypt with that.
+    """
+    folder = click.get_current_context().meta.get(_KEYS)
+    if folder is None:
+        return None
+    if not Path(folder).is_dir():
+        raise ConfigurationError(f"there is no key ring {folder}; conversation-store db encrypt makes one")
+    return FileKeyRing(folder)
 
 
 def existing(url: str) -> str:
@@ -70,12 +102,12 @@ def existing(url: str) -> str:
 
 def to_read(database: str, scope: str) -> Store:
     """Open a store that must be there."""
-    return Store(existing(url_of(database)), scope=scope)
+    return Store(existing(url_of(database)), scope=scope, keys=keys_given())
 
 
 def to_write(database: str, scope: str, client: Client | None) -> Store:
     """Open a store; a SQLite file is made where there is none."""
-    return Store(url_of(database), scope=scope, client=client)
+    return Store(url_of(database), scope=scope, client=client, keys=keys_given())
 
 
 def find(store: Store, which: str) -> Conversation:
@@ -207,4 +239,66 @@ def vacuum(url: str, full: bool) -> int:
         waiting.hide()
         database.close()
     screen.line(f"{database.url}: what was deleted is cleared away")
+    return Code.DONE
+
+
+_KEY_RING: Final = click.option(
+    "--keys",
+    metavar="FOLDER",
+    required=True,
+    envvar="CONVERSATION_STORE_KEYS",
+    show_envvar=True,
+    help="The key ring; keep it off the database's disk and backups. A new one is made where there is none.",
+)
+
+
+@db.command("encrypt")
+@click.argument("url")
+@_KEY_RING
+def encrypt(url: str, keys: str) -> int:
+    """
+    Encrypt what is kept in plain at URL, for all scopes, and clear the plain text away.
+
+    Others may write meanwhile; broken off, run it again. What is encrypted is not searched any more.
+    """
+    return _rotated(url, keys, rotation.encrypt, clear=True)
+
+
+@db.command("rotate")
+@click.argument("url")
+@_KEY_RING
+@click.option("--data", is_flag=True, help="Encrypt all content again, under new data keys.")
+def rotate(url: str, keys: str, data: bool) -> int:
+    """
+    Give the encrypted conversations at URL new keys, for all scopes. No hash changes.
+
+    Others may write meanwhile; broken off, run it again.
+    """
+    done = _rotated(url, keys, lambda database, scope, _: rotation.rewrap(database, scope))
+    return _rotated(url, keys, rotation.renew) if data else done
+
+
+def _rotated(
+    url: str, keys: str, work: Callable[[Database, None, Callable[[int], None]], Rotated], *, clear: bool = False
+) -> int:
+    screen = Screen()
+    database = Database.open(existing(url_of(url)))
+    waiting, rows = screen.waiting(), 0
+
+    def seen(count: int) -> None:
+        nonlocal rows
+        rows += count
+        waiting.show(f"{rows:,} rows")
+
+    try:
+        migrate.check(database)
+        database.carry(**{CIPHER: Cipher(FileKeyRing(keys))})
+        done = work(database, None, seen)
+        if clear:
+            waiting.show("clearing away what was kept in plain")
+            database.vacuum()
+    finally:
+        waiting.hide()
+        database.close()
+    screen.line(f"{database.url}: {done.conversations:,} conversations, {done.rows:,} rows encrypted")
     return Code.DONE

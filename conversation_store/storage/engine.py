@@ -281,6 +281,12 @@ class Database:
                 "or 'conversation_store[mariadb]'"
             ) from None
 
+    def carry(self, **options: object) -> None:
+        """Give every connection from now on some execution options: what storage is to do with what passes it."""
+        same = self._reading is self.engine
+        self.engine = self.engine.execution_options(**options)
+        self._reading = self.engine if same else self._reading.execution_options(**options)
+
     @staticmethod
     def _open_server(url: URL) -> Engine:
         engine = create_engine(url, hide_parameters=True, execution_options={_UNHEARD: True})

@@ -6,18 +6,19 @@ No statement here reads a number of rows that grows with a history it was not as
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Literal
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, case, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, case, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from conversation_store.errors import BusyError, ConflictError, DatabaseError, LeaseLostError, NotFoundError
 from conversation_store.record import chain
 from conversation_store.record.chain import Entry
 from conversation_store.storage.blobs import GONE
+from conversation_store.storage.cipher import PLAIN, cipher_of, opened_labels, place
 from conversation_store.storage.engine import Compiled, RolledBack
 from conversation_store.storage.tables import (
     NO_TOKEN,
@@ -141,18 +142,23 @@ _changed: Final = (
         updated=bindparam("at"),
     )
 )
+_pending: Final[dict[str, Any]] = {
+    "pending_token": bindparam("new_token"),
+    "pending_position": bindparam("new_pending"),
+    "lease_until": case(
+        (bindparam("lease", type_=conversation.c.length.type) > 0, now() + bindparam("lease")),
+        else_=0,
+    ),
+    "lease_owner": bindparam("new_owner"),
+}
 _compare_and_set: Final = Compiled(_changed)
-_compare_and_set_pending: Final = Compiled(
-    _changed.values(
-        pending_token=bindparam("new_token"),
-        pending_position=bindparam("new_pending"),
-        lease_until=case(
-            (bindparam("lease", type_=conversation.c.length.type) > 0, now() + bindparam("lease")),
-            else_=0,
-        ),
-        lease_owner=bindparam("new_owner"),
-    )
+_compare_and_set_pending: Final = Compiled(_changed.values(_pending))
+# A key that was rotated away must not be written under; and what is encrypted never comes into the search index.
+_changed_sealed: Final = _changed.where(conversation.c.data_key == bindparam("sealed_under")).values(
+    indexed_length=bindparam("new_length")
 )
+_compare_and_set_sealed: Final = Compiled(_changed_sealed)
+_compare_and_set_pending_sealed: Final = Compiled(_changed_sealed.values(_pending))
 _insert_entries: Final = Compiled(insert(conversation_entry))
 _insert_uses: Final = insert(conversation_blob_use)
 _last_digest: Final = select(conversation_entry.c.digest).where(
@@ -246,7 +252,7 @@ def append(connection: Connection, commit: Commit) -> bool:
         "at": commit.entries[-1].at,
     }
     if commit.lease is None:
-        changed = _compare_and_set.run(connection, row)
+        changed = _set(connection, commit.conversation, row, _compare_and_set, _compare_and_set_sealed)
     else:
         row |= {
             "new_token": after.token,
@@ -254,23 +260,50 @@ def append(connection: Connection, commit: Commit) -> bool:
             "lease": commit.lease,
             "new_owner": commit.owner,
         }
-        changed = _compare_and_set_pending.run(connection, row)
+        changed = _set(connection, commit.conversation, row, _compare_and_set_pending, _compare_and_set_pending_sealed)
     if changed != 1:
         if is_there(connection, commit):
             return False
         raise _what_is_in_the_way(connection, commit)
-    of = commit.conversation.bytes
-    _insert_entries.run(connection, *(row_of(of, entry) for entry in commit.entries))
-    _use(connection, commit)
+    _insert_all(connection, commit.conversation, commit.scope, commit.entries, _placed(commit))
     return True
 
 
-def _use(connection: Connection, commit: Commit) -> None:
+def _placed(commit: Commit) -> Iterable[tuple[int, Use]]:
+    return ((commit.entries[use.entry].position, use) for use in commit.uses)
+
+
+def _set(connection: Connection, of: UUID, row: dict[str, Any], plain: Compiled, sealed: Compiled) -> int:
+    cipher = cipher_of(connection)
+    if cipher is None:
+        return plain.run(connection, row)
+    while True:
+        changed = sealed.run(connection, row | {"sealed_under": cipher.writing(connection, of).number})
+        if changed == 1 or not cipher.moved_on(connection, of):
+            return changed
+
+
+def _insert_all(
+    connection: Connection, of: UUID, scope: str, entries: Sequence[Entry], uses: Iterable[tuple[int, Use]]
+) -> None:
+    """Write entries, and the blobs they use by the position of the entry."""
+    own = of.bytes
+    rows = [row_of(own, entry) for entry in entries]
+    used = [_use_row(of, scope, position, use) for position, use in uses]
+    cipher = cipher_of(connection)
+    if cipher is not None:
+        rows = [cipher.sealed(connection, of, row) for row in rows]
+        used = [cipher.sealed_use(connection, of, row) for row in used]
+    _insert_entries.run(connection, *rows)
+    _use(connection, used)
+
+
+def _use(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
     """Write which blobs an append uses; the keys between the tables hold those that are there."""
-    if not commit.uses:
+    if not rows:
         return
     try:
-        connection.execute(_insert_uses, [_use_row(commit, use) for use in commit.uses])
+        connection.execute(_insert_uses, rows)
     except IntegrityError:
         raise DatabaseError("erased", GONE) from None
 
@@ -316,12 +349,12 @@ def row_of(of: bytes, entry: Entry) -> dict[str, Any]:
     }
 
 
-def _use_row(commit: Commit, use: Use) -> dict[str, Any]:
+def _use_row(of: UUID, scope: str, position: int, use: Use) -> dict[str, Any]:
     return {
-        "conversation": commit.conversation.bytes,
-        "position": commit.entries[use.entry].position,
+        "conversation": of.bytes,
+        "position": position,
         "number": use.number,
-        "scope": commit.scope.encode(),
+        "scope": scope.encode(),
         "digest": use.digest,
         "salt": use.salt,
     }
@@ -347,11 +380,9 @@ def create(connection: Connection, commit: Commit, *, key: str | None, forked_fr
             key=key,
             forked_from=forked_from,
         )
-        of = commit.conversation.bytes
-        _insert_entries.run(connection, *(row_of(of, entry) for entry in commit.entries))
+        _insert_all(connection, commit.conversation, commit.scope, commit.entries, _placed(commit))
     except IntegrityError:
         raise RolledBack(False) from None
-    _use(connection, commit)
     return True
 
 
@@ -367,6 +398,8 @@ def put_row(
     updated: int | None = None,
 ) -> None:
     """Write a conversation's row and its key, but none of its entries."""
+    cipher = cipher_of(connection)
+    data_key = PLAIN if cipher is None else cipher.first(of).number
     connection.execute(
         insert(conversation),
         {
@@ -381,12 +414,15 @@ def put_row(
             "lease_until": 0,
             "lease_owner": "",
             "forked_from": None if forked_from is None else forked_from.bytes,
-            "indexed_length": 0,
+            "indexed_length": 0 if cipher is None else head.length,
             "sealed_length": 0,
             "created": at,
             "updated": at if updated is None else updated,
+            "data_key": data_key,
         },
     )
+    if cipher is not None:
+        cipher.keep(connection, of)
     if key is not None:
         named = {"scope": scope.encode(), "key": key.encode(), "conversation": of.bytes}
         connection.execute(insert(conversation_key), named)
@@ -394,20 +430,7 @@ def put_row(
 
 def put_entries(connection: Connection, of: UUID, scope: str, entries: Sequence[Entry], uses: Sequence[Use]) -> None:
     """Write entries as they were in another database; their row is written by ``put_row`` and ``put_head``."""
-    _insert_entries.run(connection, *(row_of(of.bytes, entry) for entry in entries))
-    if uses:
-        rows = [
-            {
-                "conversation": of.bytes,
-                "position": use.entry,
-                "number": use.number,
-                "scope": scope.encode(),
-                "digest": use.digest,
-                "salt": use.salt,
-            }
-            for use in uses
-        ]
-        connection.execute(_insert_uses, rows)
+    _insert_all(connection, of, scope, entries, ((use.entry, use) for use in uses))
 
 
 def put_head(connection: Connection, of: UUID, before: Head, after: Head, at: int) -> bool:
@@ -426,7 +449,7 @@ def put_head(connection: Connection, of: UUID, before: Head, after: Head, at: in
         "new_owner": "",
         "at": at,
     }
-    return _compare_and_set_pending.run(connection, row) == 1
+    return _set(connection, of, row, _compare_and_set_pending, _compare_and_set_pending_sealed) == 1
 
 
 def is_taken(connection: Connection, of: UUID) -> bool:
@@ -472,7 +495,7 @@ def find(connection: Connection, scope: str, which: str | UUID) -> Kept | None:
         found = connection.execute(_row_by_id, {"of": which.bytes, "in_scope": scope.encode()}).first()
     else:
         found = connection.execute(_row_by_key, {"named": which.encode(), "in_scope": scope.encode()}).first()
-    return None if found is None else _kept(found)
+    return None if found is None else _kept(connection, found)
 
 
 def parent_of(connection: Connection, of: UUID) -> UUID | None:
@@ -524,7 +547,8 @@ def newest(
         statement = statement.where(row.pending_position >= 0 if pending else row.pending_position < 0)
     if labelled:
         statement = statement.where(row.title.is_not(None) | row.metadata.is_not(None))
-    return [_kept(each) for each in connection.execute(statement, {"in_scope": scope.encode()})]
+    found = connection.execute(statement, {"in_scope": scope.encode()}).all()
+    return [_kept(connection, each) for each in found]
 
 
 def beginning(of: ColumnElement[bytes], prefix: bytes) -> list[ColumnElement[bool]]:
@@ -533,13 +557,16 @@ def beginning(of: ColumnElement[bytes], prefix: bytes) -> list[ColumnElement[boo
     return [of >= prefix, *end]
 
 
-def _kept(row: Row[Any]) -> Kept:
+def _kept(connection: Connection, row: Row[Any]) -> Kept:
+    title, told = (
+        opened_labels(connection, row.id, row.title, row.metadata) if row.data_key else (row.title, row.metadata)
+    )
     return Kept(
         id=UUID(bytes=bytes(row.id)),
         scope=bytes(row.scope).decode(),
         key=None if row.key is None else bytes(row.key).decode(),
-        title=None if row.title is None else bytes(row.title).decode(),
-        metadata=row.metadata,
+        title=None if title is None else bytes(title).decode(),
+        metadata=told,
         head=Head(
             length=row.length,
             digest=bytes(row.head),
@@ -559,20 +586,22 @@ def _kept(row: Row[Any]) -> Kept:
 
 def label(connection: Connection, of: UUID, title: str | None, metadata: bytes | None) -> None:
     """Bring the row's title and metadata up to what its newest ``labelled`` entry says."""
-    connection.execute(
-        update(conversation).where(conversation.c.id == of.bytes),
-        {"title": None if title is None else title.encode(), "metadata": metadata},
-    )
+    told = {"title": None if title is None else title.encode(), "metadata": metadata}
+    cipher = cipher_of(connection)
+    if cipher is not None:
+        key = cipher.writing(connection, of)
+        told = {name: None if value is None else key.seal(place(name), value) for name, value in told.items()}
+    connection.execute(update(conversation).where(conversation.c.id == of.bytes), told)
 
 
 def read(connection: Connection, of: UUID, first: int, last: int) -> list[Entry]:
     """Read the entries of a span, both ends included, in order."""
-    return [_entry(row) for row in connection.execute(_span, {"of": of.bytes, "first": first, "last": last})]
+    return _entries(connection, of, _span, {"first": first, "last": last})
 
 
 def read_turns(connection: Connection, of: UUID, first: int, last: int) -> list[Entry]:
     """Read the turns of a span that were not erased; prefills are among them."""
-    return [_entry(row) for row in connection.execute(_turn_entries, {"of": of.bytes, "first": first, "last": last})]
+    return _entries(connection, of, _turn_entries, {"first": first, "last": last})
 
 
 def read_erased(connection: Connection, of: UUID, first: int, last: int) -> list[tuple[int, int, bytes]]:
@@ -583,15 +612,28 @@ def read_erased(connection: Connection, of: UUID, first: int, last: int) -> list
 
 def read_kind(connection: Connection, of: UUID, kind: str, first: int, last: int = LAST) -> list[Entry]:
     """Read the entries of one kind in a span."""
-    found = connection.execute(_of_kind, {"of": of.bytes, "kind": kind, "first": first, "last": last})
-    return [_entry(row) for row in found]
+    return _entries(connection, of, _of_kind, {"kind": kind, "first": first, "last": last})
 
 
 def read_wires(connection: Connection, of: UUID, first: int, last: int) -> Iterator[Sequence[tuple[int, bytes, bytes]]]:
     """Read (position, header, body) of a span's turns, page by page: the path of every request, so plain tuples."""
     cursor = connection.execute(_turns, {"of": of.bytes, "first": first, "last": last}).cursor
+    cipher = cipher_of(connection)
     while cursor is not None and (page := cursor.fetchmany(_PAGE)):
-        yield page
+        yield (
+            page
+            if cipher is None
+            else [
+                (position, header, cipher.open(connection, of, place("body", position), body))
+                for position, header, body in page
+            ]
+        )
+
+
+def _entries(connection: Connection, of: UUID, statement: Select[Any], given: dict[str, Any]) -> list[Entry]:
+    found = [_entry(row) for row in connection.execute(statement, given | {"of": of.bytes})]
+    cipher = cipher_of(connection)
+    return found if cipher is None else [cipher.opened(connection, of, entry) for entry in found]
 
 
 def _entry(row: Any) -> Entry:

@@ -12,7 +12,8 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeGuard
+from uuid import UUID
 
 from attrs import frozen
 from sqlalchemy import (
@@ -32,6 +33,18 @@ from sqlalchemy import (
     tuple_,
 )
 
+from conversation_store.errors import EncryptionError
+from conversation_store.record import chain
+from conversation_store.record.unread import Unread
+from conversation_store.storage.cipher import (
+    CONTENT,
+    PLAIN,
+    Cipher,
+    chunk_place,
+    cipher_of,
+    key_of,
+    place,
+)
 from conversation_store.storage.tables import (
     conversation,
     conversation_blob,
@@ -44,6 +57,9 @@ from conversation_store.storage.tables import (
 
 PAGE: Final = 100
 """Rows read at a time; a body has up to 1 MiB."""
+
+_CONTENT: Final = 6
+"""Columns of an entry before its content."""
 
 CHUNKS: Final = 4
 """Chunks of blobs read at a time; each has 1 MiB."""
@@ -67,6 +83,7 @@ class Reading:
         since: The same from a position on; it leaves out what has no number for a position.
         key: The columns of the order, by name; they are among *names*.
         columns: The same as columns.
+        opened: Decrypts a row; None where nothing in it ever is encrypted.
     """
 
     names: Sequence[str]
@@ -75,6 +92,108 @@ class Reading:
     since: Select[Any]
     key: Sequence[str]
     columns: Sequence[ColumnElement[Any]]
+    opened: Callable[[Opening, Row], Row] | None = None
+
+
+@frozen
+class Opening:
+    """
+    Decrypts values as they lie; what cannot be decrypted becomes ``Unread``, because nothing that is found may raise.
+    """
+
+    connection: Connection
+    cipher: Cipher
+
+    def value(self, of: object, where: bytes, value: object) -> object:
+        """Decrypt a value of a conversation."""
+        if key_of(value) == PLAIN or not isinstance(value, bytes) or not _is_id(of):
+            return value
+        try:
+            return self.cipher.open(self.connection, UUID(bytes=of), where, value)
+        except EncryptionError as error:
+            return Unread(error.message)
+
+    def conversation(self, row: Row) -> Row:
+        """Decrypt a conversation's title and metadata."""
+        own, scope, title, metadata, *others = row
+        return (
+            own,
+            scope,
+            self.value(own, place("title"), title),
+            self.value(own, place("metadata"), metadata),
+            *others,
+        )
+
+    def entry(self, row: Row) -> Row:
+        """Decrypt an entry's content."""
+        own, position = row[:2]
+        if type(position) is not int:
+            return row
+        content = zip(CONTENT, row[_CONTENT:], strict=True)
+        return (*row[:_CONTENT], *(self.value(own, place(name, position), value) for name, value in content))
+
+    def use(self, row: Row) -> Row:
+        """Decrypt what the use of a blob has beside it, and put the digest in the place of the name."""
+        own, position, number, scope, digest, salt, *others = row
+        if type(position) is not int or type(number) is not int or key_of(salt) == PLAIN:
+            return row
+        both = self.value(own, place("use", position, number), salt)
+        if isinstance(both, bytes):
+            salt, digest = both[: chain.DIGEST], both[chain.DIGEST :]
+            return (own, position, number, scope, digest, salt, *others)
+        return (own, position, number, scope, digest, both, *others)
+
+    def chunk(self, row: Row) -> Row:
+        """Decrypt a chunk of a blob."""
+        name, number, data, owner = row
+        if owner is None or type(number) is not int or not isinstance(name, bytes):
+            return (name, number, data)
+        return (name, number, self.value(owner, chunk_place(name, number), data))
+
+
+def _is_id(value: object) -> TypeGuard[bytes]:
+    return isinstance(value, bytes) and len(value) == len(UUID(int=0).bytes)
+
+
+def unreadable(connection: Connection, of: bytes, data_key: object = None) -> str | None:
+    """
+    Say why the content of an encrypted conversation cannot be read as a whole; None where it can.
+
+    *data_key* is the number that its row tells, where that is known.
+    """
+    cipher = cipher_of(connection)
+    if cipher is None:
+        return "the store was opened without keys"
+    try:
+        keys = cipher.all(connection, UUID(bytes=of))
+    except EncryptionError as error:
+        return error.message
+    known = data_key is None or any(key.number == data_key for key in keys)
+    return None if known else "the data key that its row names is not there"
+
+
+def has_keys(connection: Connection, of: bytes) -> bool:
+    """Say whether a conversation has data keys, as far as a store with keys looks."""
+    cipher = cipher_of(connection)
+    try:
+        return cipher is not None and bool(cipher.wrapped(connection, UUID(bytes=of)))
+    except EncryptionError:
+        return True
+
+
+def name_of(connection: Connection, of: bytes, digest: bytes) -> bytes:
+    """Say under what name a conversation keeps a blob encrypted, by the SHA-256 of its bytes."""
+    cipher = cipher_of(connection)
+    try:
+        return digest if cipher is None else cipher.all(connection, UUID(bytes=of))[0].address(digest)
+    except EncryptionError:
+        return digest  # it has no keys: nothing of it is encrypted, or its own fault was told
+
+
+def kept_as(connection: Connection, of: bytes, scope: bytes, digest: bytes) -> bytes:
+    """Say under what a blob is kept that a conversation uses, by the SHA-256 of its bytes: that, or a name for it."""
+    name = name_of(connection, of, digest)
+    return name if name != digest and blob(connection, scope, name) is not None else digest
 
 
 def _reading(
@@ -82,12 +201,13 @@ def _reading(
     joined: FromClause,
     key: Sequence[ColumnElement[Any]],
     position: ColumnElement[Any] | None = None,
+    opened: Callable[[Opening, Row], Row] | None = None,
 ) -> Reading:
     every = select(*columns).select_from(joined).where(_of_scope)
     one = select(*columns).select_from(joined).where(_of_one)
     since = one if position is None else one.where(position >= bindparam("first", type_=BigInteger))
     names = [column.key or "" for column in columns]
-    return Reading(names, every, one, since, [column.key or "" for column in key], key)
+    return Reading(names, every, one, since, [column.key or "" for column in key], key, opened)
 
 
 _row: Final = conversation.c
@@ -102,6 +222,7 @@ CONVERSATIONS: Final = _reading(
         conversation_entry, and_(_entry.conversation == _row.id, _entry.position == _row.length - 1)
     ),
     [_row.id],
+    opened=Opening.conversation,
 )
 """The rows of conversations, each with the stored digest of its last entry."""
 
@@ -119,10 +240,11 @@ LINKS: Final = _reading(_links, _with_entries, _entry_order, _entry.position)
 """Of each entry what the chain goes by."""
 
 ENTRIES: Final = _reading(
-    [*_links, _entry.body, _entry.about, _entry.salt, _entry.request_salt],
+    [*_links, *(_entry[name] for name in CONTENT)],
     _with_entries,
     _entry_order,
     _entry.position,
+    Opening.entry,
 )
 
 EXCHANGES: Final = _reading(
@@ -142,6 +264,7 @@ USES: Final = _reading(
     ),
     [_use.conversation, _use.position, _use.number],
     _use.position,
+    Opening.use,
 )
 
 
@@ -170,7 +293,15 @@ def read(
     if of is not None:
         statement = reading.one if first is None else reading.since
         given |= {"of": of} if first is None or reading.since is reading.one else {"of": of, "first": first}
-    return _paged(connection, statement, reading, given, seen=seen)
+    found = _paged(connection, statement, reading, given, seen=seen)
+    return _opened(connection, found, reading.opened)
+
+
+def _opened(
+    connection: Connection, found: Iterator[Row], opened: Callable[[Opening, Row], Row] | None
+) -> Iterator[Row]:
+    cipher = cipher_of(connection)
+    return found if cipher is None or opened is None else map(partial(opened, Opening(connection, cipher)), found)
 
 
 def _paged(
@@ -242,16 +373,16 @@ _chunk: Final = conversation_blob_chunk.c
 _used_by_one: Final = select(_use.digest).where(
     _use.conversation == bindparam("of"), _use.scope == bindparam("in_scope")
 )
-_blobs: Final = select(_blob.digest, _blob.media_type, _blob.size, _blob.width, _blob.height, _blob.pages).where(
-    _blob.scope == bindparam("in_scope")
-)
+_blobs: Final = select(
+    *(_blob.digest, _blob.media_type, _blob.size, _blob.width, _blob.height, _blob.pages, _blob.conversation)
+).where(_blob.scope == bindparam("in_scope"))
 _chunks: Final = (
-    select(_chunk.digest, _chunk.number, _chunk.data)
+    select(_chunk.digest, _chunk.number, _chunk.data, _blob.conversation)
     .select_from(conversation_blob.join(conversation_blob_chunk))
     .where(_blob.scope == bindparam("in_scope"))
 )
 BLOBS: Final = Reading(
-    ["digest", "media_type", "size", "width", "height", "pages"],
+    ["digest", "media_type", "size", "width", "height", "pages", "conversation"],
     _blobs,
     _blobs.where(_blob.digest.in_(_used_by_one)),
     _blobs.where(_blob.digest.in_(_used_by_one)),
@@ -259,27 +390,33 @@ BLOBS: Final = Reading(
     [_blob.digest],
 )
 CHUNKS_OF_BLOBS: Final = Reading(
-    ["digest", "number", "data"],
+    ["digest", "number", "data", "conversation"],
     _chunks,
     _chunks.where(_blob.digest.in_(_used_by_one)),
     _chunks.where(_blob.digest.in_(_used_by_one)),
     ["digest", "number"],
     [_blob.digest, _chunk.number],
+    Opening.chunk,
 )
 _one_blob: Final = _blobs.where(_blob.digest == bindparam("of"))
-_one_chunk: Final = select(_chunk.data).where(
-    _chunk.scope == bindparam("in_scope"), _chunk.digest == bindparam("of"), _chunk.number == bindparam("number")
+_one_chunk: Final = (
+    select(_chunk.digest, _chunk.number, _chunk.data, _blob.conversation)
+    .select_from(conversation_blob.join(conversation_blob_chunk))
+    .where(
+        _chunk.scope == bindparam("in_scope"), _chunk.digest == bindparam("of"), _chunk.number == bindparam("number")
+    )
 )
 
 
 def blobs(connection: Connection, scope: str, of: bytes | None = None) -> Iterator[Row]:
-    """Read what is known of each blob of a scope, or of those one conversation uses, by digest."""
+    """Read what is known of each blob of a scope, or of those one conversation uses, by digest; whose it is, last."""
     return _read_blobs(connection, BLOBS, scope, of, PAGE)
 
 
 def chunks(connection: Connection, scope: str, of: bytes | None = None) -> Iterator[Row]:
-    """Read the chunks of the same blobs, by digest and number: (digest, number, data); a chunk of no blob is none."""
-    return _read_blobs(connection, CHUNKS_OF_BLOBS, scope, of, CHUNKS)
+    """Read the chunks of the same blobs, by digest and number, which come first; a chunk of no blob is none."""
+    found = _read_blobs(connection, CHUNKS_OF_BLOBS, scope, of, CHUNKS)
+    return _opened(connection, found, CHUNKS_OF_BLOBS.opened)
 
 
 def _read_blobs(connection: Connection, reading: Reading, scope: str, of: bytes | None, page: int) -> Iterator[Row]:
@@ -299,7 +436,7 @@ def chunks_of(connection: Connection, scope: bytes, digest: bytes) -> Iterator[b
     """Read one blob, a chunk at a time."""
     number = 0
     while rows := fetched(connection, _one_chunk, {"in_scope": scope, "of": digest, "number": number}):
-        yield rows[0][0]
+        yield from (row[2] for row in _opened(connection, iter(rows[:1]), Opening.chunk))
         number += 1
 
 
@@ -323,7 +460,7 @@ _lengths: Final = select(func.coalesce(func.sum(cast(_row.length, Float)), 0.0))
 def entry(connection: Connection, of: bytes, position: int) -> Row | None:
     """Read (digest, body, about, salt, request_salt) of one entry; None where there is none."""
     found = fetched(connection, _one_entry, {"of": of, "at_position": position})
-    return found[0] if found else None
+    return found[0] if found else None  # its digest is all that is asked for: the rest may be encrypted
 
 
 def held(connection: Connection, of: bytes, what: str, first: int, last: int) -> list[int]:

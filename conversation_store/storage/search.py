@@ -49,6 +49,7 @@ from conversation_store.record import words
 from conversation_store.record.erasure import runs
 from conversation_store.record.turns import fields_of, role_of
 from conversation_store.record.words import Phrase, Query, Snippet
+from conversation_store.storage.cipher import PLAIN
 from conversation_store.storage.engine import Database, RolledBack
 from conversation_store.storage.log import LAST, beginning
 from conversation_store.storage.tables import (
@@ -94,7 +95,7 @@ _ENGINE_WORDS: Final = 32
 _TRIES: Final = 5
 
 _fts: Final = table(SEARCH_FTS, column("rowid"), column("words"))
-_behind: Final = conversation.c.indexed_length < conversation.c.length
+_behind: Final = and_(conversation.c.indexed_length < conversation.c.length, conversation.c.data_key == PLAIN)
 _entry: Final = conversation_entry.c
 _next: Final = (
     select(_entry.position, _entry.kind, _entry.at, _entry.header, _entry.body)
@@ -520,7 +521,8 @@ def rebuild(
 
 
 def _forget(connection: Connection, chosen: Sequence[bytes]) -> None:
-    connection.execute(update(conversation).where(conversation.c.id.in_(chosen)).values(indexed_length=0))
+    plain = and_(conversation.c.id.in_(chosen), conversation.c.data_key == PLAIN)
+    connection.execute(update(conversation).where(plain).values(indexed_length=0))
 
 
 def _make(connection: Connection) -> None:
@@ -692,6 +694,7 @@ class Search:
             .outerjoin(conversation_key, key.conversation == row.conversation)
             .where(
                 conversation.c.scope == self.scope.encode(),
+                conversation.c.data_key == PLAIN,
                 entry.body.is_not(None),
                 row.number.in_(bindparam("numbers", expanding=True, type_=BigInteger())),
             )

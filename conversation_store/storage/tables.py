@@ -37,7 +37,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
-REVISION: Final = "0004"
+REVISION: Final = "0005"
 """The schema revision this release reads and writes."""
 
 VERSION_TABLE: Final = "conversation_store_version"
@@ -46,6 +46,9 @@ VERSION_TABLE: Final = "conversation_store_version"
 SCOPE_BYTES: Final = 255
 KEY_BYTES: Final = 512
 IDEMPOTENCY_KEY_BYTES: Final = 255
+WRAPPING_KEY_BYTES: Final = 255
+SALT_BYTES: Final = 160
+"""Room for a salt of 32 bytes, and for one that is encrypted together with a SHA-256."""
 ORIGIN_BYTES: Final = 255
 NO_TOKEN: Final = bytes(16)
 """The pending token of a conversation without a pending exchange."""
@@ -120,6 +123,13 @@ conversation: Final = Table(
     Column("sealed_length", BigInteger, nullable=False, comment="entries covered by a seal"),
     Column("created", BigInteger, nullable=False),
     Column("updated", BigInteger, nullable=False),
+    Column(
+        "data_key",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="the data key that new content is encrypted under; 0: none",
+    ),
     PrimaryKeyConstraint("id"),
     Index(None, "scope", "updated", "id"),
     Index(None, "forked_from"),
@@ -155,8 +165,8 @@ conversation_entry: Final = Table(
     Column("position", BigInteger, nullable=False),
     Column("kind", String(16), nullable=False),
     Column("at", BigInteger, nullable=False),
-    Column("salt", _fixed(32)),
-    Column("request_salt", _fixed(32)),
+    Column("salt", _varying(SALT_BYTES)),
+    Column("request_salt", _varying(SALT_BYTES)),
     Column("digest", _fixed(32), nullable=False),
     Column("header", _bytes(), nullable=False),
     Column("about", _bytes()),
@@ -222,7 +232,9 @@ conversation_blob: Final = Table(
     Column("height", Integer, comment="pixels"),
     Column("pages", Integer),
     Column("created", BigInteger, nullable=False),
+    Column("conversation", _fixed(16), comment="whose alone it is, encrypted; NULL: the scope's"),
     PrimaryKeyConstraint("scope", "digest"),
+    Index(None, "conversation"),
 )
 
 conversation_blob_chunk: Final = Table(
@@ -244,7 +256,7 @@ conversation_blob_use: Final = Table(
     Column("number", Integer, nullable=False, comment="which of the entry's splices, from 0"),
     Column("scope", _varying(SCOPE_BYTES), nullable=False),
     Column("digest", _fixed(32), nullable=False),
-    Column("salt", _fixed(32), nullable=False),
+    Column("salt", _varying(SALT_BYTES), nullable=False),
     PrimaryKeyConstraint("conversation", "position", "number"),
     ForeignKeyConstraint(
         ["conversation", "position"], ["conversation_entry.conversation", "conversation_entry.position"]
@@ -256,6 +268,18 @@ conversation_blob_use: Final = Table(
     ),
     Index(None, "scope", "digest"),
 )
+
+conversation_data_key: Final = Table(
+    "conversation_data_key",
+    metadata,
+    Column("conversation", _fixed(16), nullable=False),
+    Column("number", BigInteger, nullable=False, autoincrement=False, comment="random: never two keys of one number"),
+    Column("wrapping_key", _varying(WRAPPING_KEY_BYTES), nullable=False, comment="its name in the host's key ring"),
+    Column("wrapped", _bytes(), comment="NULL: given up, its wrapping key is to be destroyed"),
+    PrimaryKeyConstraint("conversation", "number"),
+    ForeignKeyConstraint(["conversation"], ["conversation.id"]),
+)
+"""The data keys of encrypted conversations, each wrapped by a key outside the database (``storage/keyring.py``)."""
 
 conversation_journal: Final = Table(
     "conversation_journal",

@@ -49,7 +49,7 @@ DOORS: Final[Mapping[str, tuple[str, ...]]] = {
     "base64": ("record/splices.py", "record/notes.py", "testing/"),
     "cattrs": ("record/codec.py",),
     "click": ("cli/",),
-    "cryptography": ("audit/keys.py",),
+    "cryptography": ("audit/keys.py", "storage/keyring.py", "storage/cipher.py"),
     "json": ("record/canonical.py", "testing/"),  # testing is an oracle: it must not share our mistakes
     "msgspec": ("record/canonical.py",),
     "psycopg": ("storage/",),
@@ -78,6 +78,8 @@ HIDDEN: Final[Mapping[str, str]] = {  # where an import may stand in a function:
     "integrations/": "*",  # not when the module is imported
     "viewer/": "*",
     "audit/keys.py": "cryptography",  # an optional extra: a key is an address until it is used
+    "storage/cipher.py": "cryptography",  # likewise: nothing is encrypted in most stores
+    "storage/keyring.py": "cryptography",
     "storage/migrate.py": "alembic",  # nothing heavy at import, and most processes migrate nothing
 }
 # Errors carry findings and attempts, values of higher floors, and name their types for the type checker only.

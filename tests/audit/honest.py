@@ -180,7 +180,7 @@ class Honest:
     def crash(self, chat: Conversation) -> None:
         """Leave what a process leaves that dies: an exchange nobody ends, a blob nobody uses."""
         picture = pictures.png(5, 5, padding=1500 + self.chance.randrange(50))
-        blobs.put(self.store._database, self.store.scope, picture, identity.now())
+        blobs.put(self.store._database, self.store.scope, chat.id, picture, identity.now())
         lost = chat.begin(self.chance.choice(WORDS), lease=0, check=False)
         self.bodies[chat.id, lost.exchange.position] = b"".join(lost.request)
         if self.chance.random() < 0.7:

@@ -65,6 +65,24 @@ def postgresql_bare(postgresql: PostgreSQL) -> Iterator[str]:
         yield url
 
 
+def test_a_store_is_encrypted_and_its_keys_are_new(database_url: str, tmp_path: Path) -> None:
+    """What was in plain is encrypted; other commands want --keys then, or the environment's; verify is content."""
+    keys = str(tmp_path / "ring")
+    with Store(database_url) as store:
+        store.open("a", model="m").user("Hello there")
+    assert terminals.invoke("list", "--database", database_url, "--keys", keys).returncode == 2
+    assert "1 conversations, 3 rows encrypted" in terminals.shown(["db", "encrypt", database_url, "--keys", keys])
+    locked = terminals.invoke("show", "a", "--database", database_url)
+    assert locked.returncode == 4
+    assert b"--keys FOLDER" in locked.stderr
+    assert terminals.invoke("verify", "--database", database_url).returncode == 1
+    assert "1 conversations, 0 rows" in terminals.shown(["db", "rotate", database_url, "--keys", keys])
+    assert "1 conversations, 3 rows" in terminals.shown(["db", "rotate", "--data", database_url, "--keys", keys])
+    env = {"CONVERSATION_STORE_KEYS": keys}
+    assert b"Hello there" in terminals.invoke("show", "a", "--database", database_url, env=env).stdout
+    assert terminals.invoke("verify", "--database", database_url, "--keys", keys).returncode == 0
+
+
 def test_a_newer_schema(tmp_path: Path) -> None:
     """A database of a newer release is not touched: check finds it, upgrade refuses it."""
     path = tmp_path / "a.db"
