@@ -12,26 +12,16 @@ from datetime import date
 from decimal import Decimal
 from functools import partial
 from hashlib import sha256
-from typing import Any, BinaryIO, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, Protocol, TypeAlias
 from uuid import UUID
 
 from attrs import evolve
 
-from conversation_store import compaction, exchanges, history, pending, preflight, tokens, tools, transfer, views
+from conversation_store import exchanges, history, pending, preflight, tokens, views
 from conversation_store.api.client import Client
 from conversation_store.api.request import Request
 from conversation_store.api.rules import Finding
 from conversation_store.api.stream import decode_all
-from conversation_store.audit import evidence
-from conversation_store.audit.bundle import Requests
-from conversation_store.audit.caches import CacheReport, explain
-from conversation_store.audit.checkpoints import Checkpoint
-from conversation_store.audit.erase import Erasure, Target, erase
-from conversation_store.audit.evidence import Evidence
-from conversation_store.audit.holds import Hold, hold_draft, holds_of, release_draft
-from conversation_store.audit.responses import Response, response_to
-from conversation_store.audit.timeline import TimelineEntry, timeline
-from conversation_store.audit.verification import Findings, verify
 from conversation_store.errors import (
     BusyError,
     CodecError,
@@ -41,10 +31,7 @@ from conversation_store.errors import (
     RuleViolationError,
     ToolOutcomeError,
 )
-from conversation_store.formats.messages import Message
-from conversation_store.formats.reading import Erased
 from conversation_store.history import History, Options, settings_draft, turn_draft
-from conversation_store.mending import Mended, mend
 from conversation_store.pending import Pending, Terms
 from conversation_store.preflight import Said, message_faults, origin_of
 from conversation_store.record import canonical, codec
@@ -64,9 +51,23 @@ from conversation_store.storage.log import Kept
 from conversation_store.storage.tables import KEY_BYTES, NO_TOKEN
 from conversation_store.streaming import JournalMode, Stream
 from conversation_store.tokens import Tokens
-from conversation_store.tools import Tool
-from conversation_store.transfer import Done, Export, Form
 from conversation_store.views import Branch, Divergence
+
+if TYPE_CHECKING:
+    from conversation_store.audit.bundle import Requests
+    from conversation_store.audit.caches import CacheReport
+    from conversation_store.audit.checkpoints import Checkpoint
+    from conversation_store.audit.erase import Erasure
+    from conversation_store.audit.evidence import Evidence
+    from conversation_store.audit.holds import Hold
+    from conversation_store.audit.responses import Response
+    from conversation_store.audit.timeline import TimelineEntry
+    from conversation_store.audit.verification import Findings
+    from conversation_store.formats.messages import Message
+    from conversation_store.formats.reading import Erased
+    from conversation_store.mending import Mended
+    from conversation_store.tools import Tool
+    from conversation_store.transfer import Export, Form
 
 Recovery: TypeAlias = Literal["resend", "keep_partial", "give_up"]
 OnUnknown: TypeAlias = Literal["raise", "resend"]
@@ -556,6 +557,8 @@ class Conversation:
         return known.newest_exchange()
 
     def _answer(self, call: ToolUse, known: Mapping[str, Tool], effects: Collection[str], *, rerun: bool) -> None:
+        from conversation_store import tools
+
         if tools.name_of(call) in effects:
             if self._history.was_begun(call) and not rerun:
                 raise ToolOutcomeError(call.id, tools.name_of(call))
@@ -851,6 +854,8 @@ class Conversation:
             UnfitReplyError: The answer is no summary (cut off, refused, empty); what is sent stays as it was.
             As ``send``.
         """
+        from conversation_store import compaction
+
         if by not in {"model", "api"}:
             raise ContentError("by", "is one of model, api")
         self.refresh()
@@ -905,6 +910,8 @@ class Conversation:
             UnknownOutcomeError: Such a request was begun and its worker is gone; ``recover()`` first.
             ConfigurationError: A SQLite engine of the host's would leave the words in its file.
         """
+        from conversation_store.audit.erase import Target, erase
+
         known = self._history
         if not turns and not labels:
             raise ContentError("turns", "name the turns to erase; store.erase(key) takes all of a conversation")
@@ -921,6 +928,8 @@ class Conversation:
     @property
     def holds(self) -> Sequence[Hold]:
         """The legal holds that stand on the conversation, oldest first, as of now."""
+        from conversation_store.audit.holds import holds_of
+
         with self._history.database.read() as connection:
             return tuple(holds_of(connection, self.id))
 
@@ -931,6 +940,8 @@ class Conversation:
         Raises:
             ContentError: Nobody and no reason is named.
         """
+        from conversation_store.audit.holds import hold_draft
+
         self._history.append_whenever(hold_draft(by, reason))
         return self.holds[-1]
 
@@ -944,6 +955,8 @@ class Conversation:
         Raises:
             ContentError: There is none, or nobody and no reason is named.
         """
+        from conversation_store.audit.holds import release_draft
+
         ending = [each for each in self.holds if hold is None or each.position == hold.position]
         if not ending:
             raise ContentError("hold", "there is no such hold on this conversation")
@@ -957,6 +970,9 @@ class Conversation:
         Raises:
             CodecError: An entry cannot be read; ``verify`` says where.
         """
+        from conversation_store import transfer
+        from conversation_store.transfer import Done
+
         self.refresh()
         return transfer.shown_by(self._history, Done())
 
@@ -980,6 +996,8 @@ class Conversation:
             ContentError: There is no such form, or the conversation is nothing for it.
             RuleViolationError: The API would refuse what is to go into a batch.
         """
+        from conversation_store import transfer
+
         return transfer.export(self._history, form, custom_id)
 
     def append_imported(self, given: Sequence[Message], source: str = "") -> int:
@@ -993,6 +1011,8 @@ class Conversation:
             TransferError: What is here of it is other than what is given, or the conversation went on since.
             ConflictError, BusyError: As ``user``.
         """
+        from conversation_store import transfer
+
         self.refresh()
         return transfer.append_messages(self._history, given, source)
 
@@ -1021,6 +1041,8 @@ class Conversation:
             NotFoundError: There is no such exchange.
             CodecError: It has no outcome.
         """
+        from conversation_store.audit.responses import response_to
+
         position = exchange.position if isinstance(exchange, Exchange) else exchange
         return response_to(self._history, self._history.exchange(position))
 
@@ -1036,6 +1058,8 @@ class Conversation:
         Raises:
             CodecError: An entry cannot be read; ``verify`` says where.
         """
+        from conversation_store.audit.timeline import timeline
+
         return timeline(self._history, first)
 
     def evidence(
@@ -1070,6 +1094,8 @@ class Conversation:
             CodecError: The record is damaged; ``verify`` says where.
             SealError: The log of seals is damaged, or does not go on from the pin.
         """
+        from conversation_store.audit import evidence
+
         known = self._history
         return evidence.write(
             known.database, known.kept.scope, self.id, file, reveal=reveal, requests=requests, why=why, pin=pin
@@ -1106,6 +1132,8 @@ class Conversation:
             ContentError: The finding does not hold any more, or nothing mechanical mends it.
             ConflictError, BusyError: As ``user``.
         """
+        from conversation_store.mending import mend
+
         found = [
             *self.check(*content, prefill=prefill, **overrides),
             *preflight.findings(
@@ -1166,6 +1194,8 @@ class Conversation:
             NotFoundError: There is no such exchange.
             CodecError: What a body needs was erased.
         """
+        from conversation_store.audit.caches import explain
+
         known = self._history
         self.refresh()
         found = known.newest_exchange() if exchange is None else exchange
@@ -1184,6 +1214,8 @@ class Conversation:
         Returns:
             What is wrong, as data; empty where nothing is. Never raises on what a hostile hand wrote.
         """
+        from conversation_store.audit.verification import verify
+
         known = self._history
         return verify(known.database, known.kept.scope, of=self.id, structure=structure, since=since)
 

@@ -11,25 +11,17 @@ from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from hashlib import sha256
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
 from uuid import UUID
 
 from attrs import evolve, frozen
 from sqlalchemy import URL, Engine
 
-from conversation_store import exchanges, imports, transfer
+from conversation_store import exchanges
 from conversation_store.api import models as model_data
 from conversation_store.api.client import Client
 from conversation_store.api.models import Models
 from conversation_store.api.request import Settings
-from conversation_store.audit.checkpoints import Checkpoint
-from conversation_store.audit.erase import Erasure, Target, erase
-from conversation_store.audit.faults import Fault
-from conversation_store.audit.keys import VerifyKey, verify_keys
-from conversation_store.audit.retention import Retained, Retention
-from conversation_store.audit.sealing import Seal, Sealer, Seals
-from conversation_store.audit.seals import prove, verify_seals
-from conversation_store.audit.verification import Findings, verify
 from conversation_store.conversation import Conversation
 from conversation_store.errors import (
     ConfigurationError,
@@ -39,26 +31,34 @@ from conversation_store.errors import (
     NotFoundError,
     TransferError,
 )
-from conversation_store.formats import messages
 from conversation_store.history import OnUnlisted, Options, settings_draft
-from conversation_store.imports import Imported, Source, Terms
-from conversation_store.record import canonical, chain, words
+from conversation_store.record import canonical, chain
 from conversation_store.record.chain import draft
 from conversation_store.record.cost import Totals
 from conversation_store.sending import check_text
-from conversation_store.storage import identity, ledger, log, migrate, rotation, search
+from conversation_store.storage import identity, ledger, log, migrate
 from conversation_store.storage.cipher import CIPHER, Cipher
 from conversation_store.storage.engine import Database
-from conversation_store.storage.keyring import KeyRing
 from conversation_store.storage.log import Head, Kept
-from conversation_store.storage.rotation import Rotated
-from conversation_store.storage.search import Found, Order, Place, Search, Wanted
 from conversation_store.storage.tables import KEY_BYTES, SCOPE_BYTES
-from conversation_store.transfer import Export, Taken
+
+if TYPE_CHECKING:
+    from conversation_store.audit.checkpoints import Checkpoint
+    from conversation_store.audit.erase import Erasure
+    from conversation_store.audit.faults import Fault
+    from conversation_store.audit.keys import VerifyKey
+    from conversation_store.audit.retention import Retained, Retention
+    from conversation_store.audit.sealing import Seal, Seals
+    from conversation_store.audit.verification import Findings
+    from conversation_store.imports import Imported, Source
+    from conversation_store.storage.keyring import KeyRing
+    from conversation_store.storage.rotation import Rotated
+    from conversation_store.storage.search import Found, Order, Place
+    from conversation_store.transfer import Export, Taken
 
 logger: Final = logging.getLogger("conversation_store")
 
-VerifyKeys: TypeAlias = str | VerifyKey | Sequence[str | VerifyKey] | None
+VerifyKeys: TypeAlias = "str | VerifyKey | Sequence[str | VerifyKey] | None"
 """A verifier key as its text or read, or several; None for no signature."""
 
 Syntax: TypeAlias = Literal["phrase", "query"]
@@ -186,6 +186,8 @@ class Store:
             DatabaseError: The database cannot be opened, or is none.
             ConfigurationError: The URL or a driver is wrong.
         """
+        from conversation_store.audit.sealing import Sealer
+
         check_text("scope", scope, SCOPE_BYTES, empty=True)
         self.scope = scope
         known = model_data.load() if models is None else models
@@ -377,6 +379,10 @@ class Store:
             ContentError: A filter, an order, a syntax or a cursor is none.
             DatabaseError: The database cannot be read. That the index cannot be written is no error.
         """
+        from conversation_store.record import words
+        from conversation_store.storage import search
+        from conversation_store.storage.search import Search, Wanted
+
         if not isinstance(text, str):
             raise ContentError("text", f"give a string, not a {type(text).__name__}")
         if order not in {"newest", "best"}:
@@ -424,6 +430,8 @@ class Store:
         Returns:
             How many entries were read.
         """
+        from conversation_store.storage import search
+
         return search.rebuild(self._database, self.scope, progress=progress)
 
     def usage(
@@ -499,6 +507,8 @@ class Store:
             ContentError: The checkpoint is another scope's.
             ConfigurationError: A key is none, or the extra ``seal`` is not installed.
         """
+        from conversation_store.audit.verification import verify
+
         found = verify(self._database, self.scope, structure=structure, since=since, progress=progress)
         if since is None or key or pin:
             found += self.verify_seals(key=key, pin=pin)
@@ -510,6 +520,9 @@ class Store:
 
         Arguments, result and errors as ``verify``. A store that seals looks into its signer's memory too.
         """
+        from conversation_store.audit.keys import verify_keys
+        from conversation_store.audit.seals import verify_seals
+
         remembered = None if self._sealer is None else self._sealer.remembered
         return verify_seals(self._database, keys=verify_keys(key), pin=pin, remembered=remembered)
 
@@ -545,6 +558,8 @@ class Store:
             NotFoundError: There is no such conversation in this scope.
             SealError: It was not sealed yet.
         """
+        from conversation_store.audit.seals import prove
+
         return prove(self._database, self.get(which).id)
 
     def erase(
@@ -575,6 +590,9 @@ class Store:
             HeldError: A legal hold stands on one of them, or on a fork that is reached; nothing was erased.
             BusyError, UnknownOutcomeError, ConfigurationError: As ``Conversation.erase``.
         """
+        from conversation_store import transfer
+        from conversation_store.audit.erase import Target, erase
+
         if bool(which) == everything:
             raise ContentError("which", "name conversations, or give everything=True for all of this scope")
         ids = transfer.every_id(self._database, self.scope) if everything else [self.get(each).id for each in which]
@@ -583,6 +601,8 @@ class Store:
 
     def retention(self, policy: Retention) -> Retained:
         """Look what of this scope is kept longer than a policy allows: ``.preview()`` says it, ``.apply(…)`` erases."""
+        from conversation_store.audit.retention import Retained
+
         return Retained(policy, self._database, self.scope)
 
     def vacuum(self, *, full: bool = False) -> None:
@@ -613,6 +633,8 @@ class Store:
             KeyMissingError, CiphertextError: Something cannot be read; what was encrypted before stays so.
             DatabaseError: As ``vacuum``; everything is encrypted.
         """
+        from conversation_store.storage import rotation
+
         done = rotation.encrypt(self._database, self.scope, seen)
         self._database.vacuum()
         return done
@@ -633,6 +655,8 @@ class Store:
             ConfigurationError: The store was opened without keys.
             KeyMissingError, CiphertextError: Something cannot be read; what was done before stays.
         """
+        from conversation_store.storage import rotation
+
         rewrapped = rotation.rewrap(self._database, self.scope)
         return rotation.renew(self._database, self.scope, seen) if data else rewrapped
 
@@ -649,6 +673,8 @@ class Store:
         Raises:
             NotFoundError: There is no such conversation in this scope.
         """
+        from conversation_store import transfer
+
         if which:
             chosen = [self.get(each) for each in which]
             entries = sum(each.version for each in chosen)
@@ -675,6 +701,8 @@ class Store:
                 another conversation has, a parent that is missing. It names each line, and what was taken all the
                 same.
         """
+        from conversation_store import transfer
+
         return transfer.load(self._database, self.scope, lines)
 
     def import_messages(
@@ -697,6 +725,9 @@ class Store:
             TransferError: Messages that are none, each with its line; or the conversation of the key holds others.
                 Nothing was written.
         """
+        from conversation_store.formats import messages
+        from conversation_store.transfer import Taken
+
         data = given if isinstance(given, bytes) else canonical.dumps(given)
         faults: list[tuple[int, str]] = []
         found, settings = messages.read(data, faults)
@@ -747,6 +778,9 @@ class Store:
             CodecError: It is no file that could be read at all: a SQLite file that is none.
             DatabaseError: The database refused; what was written before stays.
         """
+        from conversation_store import imports
+        from conversation_store.imports import Terms
+
         terms = Terms(form=form, key=key, prefix=prefix, system=system, progress=progress)
         return imports.take(self._database, self.scope, self._options, source, terms)
 
@@ -801,6 +835,8 @@ def _moment(name: str, given: object) -> int | None:
 
 
 def _place(order: str, after: Hit | str | None) -> Place | None:
+    from conversation_store.storage.search import Place
+
     if after is None:
         return None
     found = _CURSOR.fullmatch(after.cursor if isinstance(after, Hit) else str(after))

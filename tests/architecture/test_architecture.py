@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -82,6 +83,19 @@ HIDDEN: Final[Mapping[str, str]] = {  # where an import may stand in a function:
     "storage/keyring.py": "cryptography",
     "storage/migrate.py": "alembic",  # nothing heavy at import, and most processes migrate nothing
 }
+DEFERRED: Final = (  # what few processes call; conversation.py and store.py import it when it is called
+    "audit",
+    "compaction",
+    "formats",
+    "imports",
+    "mending",
+    "record.words",
+    "storage.rotation",
+    "storage.search",
+    "tools",
+    "transfer",
+)
+DEFERRING: Final = (f"{PACKAGE}/conversation.py", f"{PACKAGE}/store.py")
 # Errors carry findings and attempts, values of higher floors, and name their types for the type checker only.
 ANNOTATING: Final = f"{PACKAGE}/errors.py"
 
@@ -134,11 +148,16 @@ def behind(path: str, doors: tuple[str, ...]) -> bool:
     return path.removeprefix(PACKAGE + "/").startswith(doors)
 
 
+def may_wait(path: str, target: str) -> bool:
+    """Say whether a file may import one of our modules when it is called."""
+    return path in DEFERRING and f"{target}.".startswith(tuple(f"{PACKAGE}.{name}." for name in DEFERRED))
+
+
 def fault_of_ours(imported: Import, target: str) -> str | None:
     """Say what is wrong with an import of one of our own modules."""
     importer, wanted = room(module(imported.path)), room(target)
     wrong = {
-        f"hides its import of {target} in a function": imported.hidden,
+        f"hides its import of {target} in a function": imported.hidden and not may_wait(imported.path, target),
         f"is frozen and must not import {target}": imported.path.startswith("migrations/versions/"),
         f"is an independent oracle and must not import {target}": (
             importer == "testing" and wanted not in {"testing", "errors"}
@@ -203,6 +222,15 @@ def faults(sources: Mapping[str, str]) -> Iterator[str]:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         yield "a cycle: " + " -> ".join(error.args[1])
+
+
+def test_what_few_call_is_not_loaded() -> None:
+    """Importing what every bot does loads nothing of what is deferred."""
+    program = f"import sys; from {PACKAGE} import Client, Store; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT)
+    loaded = told.stdout.split()
+    assert f"{PACKAGE}.storage.log" in loaded
+    assert not [name for name in loaded if any(may_wait(path, name) for path in DEFERRING)]
 
 
 def test_the_house_is_built_to_plan() -> None:
