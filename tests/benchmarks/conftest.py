@@ -132,10 +132,6 @@ class Beside:
         """Put a line of sizes into the table."""
         self._note(Row(cost, where, ours, floor, named, shown_bytes))
 
-    def once(self, measure: Callable[[], object]) -> None:
-        """Let a test measure by itself, both sides turn about, and ``note`` what it found."""
-        self._benchmark.pedantic(measure, rounds=1)
-
     def note(self, cost: str, where: str, ours: float, floor: float, named: str) -> None:
         """Put a line of times into the table."""
         self._note(Row(cost, where, ours, floor, named, shown))

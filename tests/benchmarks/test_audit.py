@@ -69,9 +69,9 @@ def unchained() -> Iterator[None]:
         yield
 
 
-def _bare_row(of: Any, entry: Entry) -> dict[str, Any]:
+def _bare_row(of: bytes, entry: Entry) -> dict[str, Any]:
     return {
-        "conversation": of.bytes,
+        "conversation": of,
         "position": entry.position,
         "kind": entry.kind,
         "at": entry.at,
@@ -127,7 +127,7 @@ def test_a_turn_that_can_be_proved(beside: Beside, memory: Place) -> None:
                 with unchained():
                     costs[1].append(cpu_of(bare, first))
 
-        beside.once(measure)
+        beside.measure(measure, 1)
         grown, floor_grown = (vacuumed(store) - size for store, size in zip(stores, sizes, strict=True))
     more = (grown - floor_grown) / turns
     ours, floor = map(statistics.median, costs)
