@@ -20,6 +20,8 @@ MANY: Final = int(os.environ.get("CONVERSATION_STORE_HONEST_STORES", "10000"))
 SEALS: Final = Seals(key=KEY, memory=None)
 ASKING: Final = 4
 """One store in so many has a client."""
+ASKING_OF_MANY: Final = 20
+"""The same in the long profile."""
 EVERY_WAY: Final = 5
 """One store in so many of the long profile is looked at in every way."""
 
@@ -109,4 +111,4 @@ def test_nothing_is_found_in_thousands_of_them(part: int, api: MessagesAPI) -> N
     """Ten thousand, in parts that workers may share; one in so many is looked at in every way."""
     for seed in range(1000 + part, 1000 + MANY, 8):
         each = seed // 8
-        run("sqlite://", seed, 16, api if each % ASKING == 0 else None, every_way=each % EVERY_WAY == 0)
+        run("sqlite://", seed, 16, api if each % ASKING_OF_MANY == 0 else None, every_way=each % EVERY_WAY == 0)
