@@ -978,7 +978,7 @@ class Conversation:
 
     # --- export ----------------------------------------------------------------------------------------------------
 
-    def export(self, form: Form = "jsonl", *, custom_id: str | None = None) -> Export:
+    def export(self, form: Form = "jsonl", *, custom_id: str | None = None, verdict: bool = False) -> Export:
         """
         Write the conversation for elsewhere, piece by piece.
 
@@ -991,6 +991,8 @@ class Conversation:
         Args:
             form: Which.
             custom_id: Names the line of a batch; the conversation's id and version without it.
+            verdict: ``html`` only: verify the conversation, and say above the transcript what was found, and below
+                each turn what is wrong with it; ``.faults`` has it as data.
 
         Raises:
             ContentError: There is no such form, or the conversation is nothing for it.
@@ -998,7 +1000,8 @@ class Conversation:
         """
         from conversation_store import transfer
 
-        return transfer.export(self._history, form, custom_id)
+        faults = self.verify() if verdict else None
+        return transfer.export(self._history, form, custom_id, faults)
 
     def append_imported(self, given: Sequence[Message], source: str = "") -> int:
         """

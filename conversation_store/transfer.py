@@ -25,7 +25,7 @@ from conversation_store.errors import BusyError, CodecError, ContentError, LineE
 from conversation_store.formats import html, jsonl, markdown, messages
 from conversation_store.formats.jsonl import Arrived, Begun, Closing, Ended, Facts, Logged, Opening, Piece
 from conversation_store.formats.messages import Message
-from conversation_store.formats.reading import Cover, Erased
+from conversation_store.formats.reading import Cover, Erased, Verdict
 from conversation_store.history import History, settings_at, turn_draft
 from conversation_store.history import turns as read_turns
 from conversation_store.preflight import Said, plan
@@ -156,6 +156,7 @@ class Export(Iterator[bytes]):
     Attributes:
         lost: What the form has no place for, and how often it was left out; known once all was read.
         betas: What goes into the header of the call that makes a batch of it; empty for the other forms.
+        faults: What is wrong with the record, where a verdict was asked for.
     """
 
     def __init__(
@@ -165,10 +166,12 @@ class Export(Iterator[bytes]):
         *,
         betas: Sequence[str] = (),
         done: Done | None = None,
+        faults: Sequence[Fault] = (),
     ) -> None:
         self._pieces = pieces
         self._done = Done() if done is None else done
         self.betas = tuple(betas)
+        self.faults = tuple(faults)
         self.lost: Mapping[str, int] = {} if lost is None else lost
 
     def __next__(self) -> bytes:
@@ -190,7 +193,7 @@ def written(database: Database, scope: str, conversations: Iterable[UUID], entri
     return Export(lines(database, scope, conversations, counted), done=counted)
 
 
-def export(history: History, form: Form, custom_id: str | None = None) -> Export:
+def export(history: History, form: Form, custom_id: str | None = None, faults: Sequence[Fault] | None = None) -> Export:
     """
     Write one conversation; see ``Conversation.export``.
 
@@ -200,6 +203,8 @@ def export(history: History, form: Form, custom_id: str | None = None) -> Export
     """
     if form not in FORMS:
         raise ContentError("form", f"is one of {', '.join(FORMS)}")
+    if faults is not None and form != "html":
+        raise ContentError("verdict", "stands above a transcript as html, and in nothing else")
     history.refresh()
     counted = Done(of=history.head.length)
     if form == "jsonl":
@@ -215,7 +220,21 @@ def export(history: History, form: Form, custom_id: str | None = None) -> Export
     kept = history.kept
     settings = canonical.object_of(history.settings.body)
     cover = Cover(id=history.id, key=kept.key, title=kept.title, settings=settings)
-    return Export((markdown if form == "markdown" else html).written(cover, shown_by(history, counted)), done=counted)
+    turns = shown_by(history, counted)
+    if form == "markdown":
+        return Export(markdown.written(cover, turns), done=counted)
+    verdict = None if faults is None else _verdict(history, faults)
+    return Export(html.written(cover, turns, verdict), done=counted, faults=faults or ())
+
+
+def _verdict(history: History, faults: Sequence[Fault]) -> Verdict:
+    told = [
+        (each.conversation, each.position, f"{each.code}: expected {each.expected}, found {each.found}")
+        for each in faults
+    ]
+    with history.database.read() as connection:
+        requests = len(ledger.read_all(connection, history.id))
+    return Verdict(at=identity.now(), entries=history.head.length, requests=requests, faults=told)
 
 
 def _wires(turns: Iterable[Turn]) -> Iterator[bytes]:

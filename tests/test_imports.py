@@ -14,6 +14,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -412,7 +413,7 @@ def test_the_older_tables_of_llm(memory: Store, tmp_path: Path) -> None:
     """What a release before 0.32 logged is read from its own tables, which the library still makes."""
     file = tmp_path / "logs.db"
     sources.llm_log(file)
-    with sqlite3.connect(file) as old:
+    with closing(sqlite3.connect(file)) as old, old:
         old.execute("INSERT INTO conversations (id, name, model) VALUES ('old', 'Old ants', 'canned')")
         row = "INSERT INTO responses (id, model, prompt, system, response, conversation_id, datetime_utc)"
         old.execute(f"{row} VALUES ('r1', 'canned', 'One?', 'Be old.', 'One.', 'old', '2024-01-01T00:00:00')")
@@ -532,7 +533,7 @@ def test_the_table_of_langchain(store: Store, tmp_path: Path) -> None:
         ("row 7 of message_store", "a message of type function has no place in the Messages API"),
     ]
     chat = taken(store, report)
-    with sqlite3.connect(file) as kept:
+    with closing(sqlite3.connect(file)) as kept, kept:
         (row,) = kept.execute("SELECT message FROM message_store WHERE id = 3").fetchone()
     kept.close()
     content = row[row.index('"content": ') + len('"content": ') : row.index(', "additional_kwargs"')]
@@ -763,7 +764,7 @@ def test_sqlite_files_that_are_none(memory: Store, tmp_path: Path) -> None:
     report = memory.import_from(bytes(torn))
     assert report.refused
     other = tmp_path / "other.db"
-    with sqlite3.connect(other) as made:
+    with closing(sqlite3.connect(other)) as made, made:
         made.execute("CREATE TABLE agent_messages (id INTEGER, session_id TEXT)")
         made.execute("CREATE VIEW message_store AS SELECT 1 AS id, 'a' AS session_id, '{}' AS message")
     made.close()

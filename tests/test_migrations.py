@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -123,7 +124,7 @@ def test_a_created_file_is_the_same_as_a_migrated_one(database_url: str, tmp_pat
     engine.dispose()
     found = []
     for name in ("bot.db", "other.db"):
-        with sqlite3.connect(tmp_path / name) as connection:
+        with closing(sqlite3.connect(tmp_path / name)) as connection, connection:
             rows = connection.execute(
                 "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name"
             ).fetchall()

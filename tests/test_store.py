@@ -326,7 +326,7 @@ def _text_file(folder: Path) -> str:
 
 
 def _foreign(folder: Path) -> str:
-    with sqlite3.connect(folder / "other.db") as connection:
+    with closing(sqlite3.connect(folder / "other.db")) as connection, connection:
         connection.execute("CREATE TABLE theirs (a)")
     connection.close()
     return f"sqlite:///{folder / 'other.db'}"

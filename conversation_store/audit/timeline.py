@@ -14,7 +14,8 @@ from conversation_store.errors import CodecError
 from conversation_store.history import History
 from conversation_store.record import canonical
 from conversation_store.record.chain import Entry
-from conversation_store.record.turns import Origin, fields_of
+from conversation_store.record.turns import Origin, Turn, fields_of
+from conversation_store.record.view import View
 from conversation_store.storage import log
 
 PAGE: Final = 64
@@ -50,6 +51,9 @@ class TimelineEntry:
         exchange: The position of the request it belongs to; None for none.
         erased: Whether its content was erased.
         account: What happened, in one line of at most a hundred characters or so; it may quote what people wrote.
+        turn: The turn itself; None for what is none, and where it was erased.
+        shown: Whether the view shows it as of now: whether the next request sends it. A prefill is sent inside its
+            answer, and not shown.
     """
 
     conversation: UUID
@@ -61,6 +65,8 @@ class TimelineEntry:
     exchange: int | None = None
     erased: bool = False
     account: str = field(default="")
+    turn: Turn | None = field(default=None, repr=False)
+    shown: bool = False
 
 
 def timeline(history: History, first: int = 0) -> Iterator[TimelineEntry]:
@@ -71,8 +77,14 @@ def timeline(history: History, first: int = 0) -> Iterator[TimelineEntry]:
         CodecError: An entry cannot be read: verifying says why.
     """
     held: list[TimelineEntry] = []
+    spans, _ = history.view
     for entry in _entries(history, first):
-        told = _told(history.id, entry)
+        try:
+            told = _told(history, entry, spans)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # whatever a hostile hand wrote
+            yield from held
+            why = error if isinstance(error, CodecError) else "a column or a member is not what a writer puts there"
+            raise CodecError(f"entry {entry.position} cannot be read: {why}") from None
         if held and (told.at != held[0].at or told.kind not in {"turn", "request"}):
             yield from held
             held = []
@@ -97,7 +109,7 @@ def _entries(history: History, first: int) -> Iterator[Entry]:
         first = page[-1].position + 1
 
 
-def _told(of: UUID, entry: Entry) -> TimelineEntry:
+def _told(history: History, entry: Entry, spans: View) -> TimelineEntry:
     fields = fields_of(entry.header)
     origin = _origin(entry, fields) if entry.kind == "turn" else None
     actor = "host" if origin is None else _ACTORS.get(origin, "host")
@@ -106,8 +118,9 @@ def _told(of: UUID, entry: Entry) -> TimelineEntry:
     erased = entry.salt is None and ("body" in fields or "about" in fields)
     exchange = entry.position if entry.kind == "request" else fields.get("request")
     account = "erased" if erased else _ACCOUNTS[entry.kind](entry, fields)
+    shown = entry.kind == "turn" and origin is not Origin.PREFILL
     return TimelineEntry(
-        conversation=of,
+        conversation=history.id,
         position=entry.position,
         kind=entry.kind,
         at=entry.at,
@@ -116,6 +129,8 @@ def _told(of: UUID, entry: Entry) -> TimelineEntry:
         exchange=exchange if isinstance(exchange, int) else None,
         erased=erased,
         account=_short(account),
+        turn=history.turn(entry, origin) if entry.kind == "turn" and entry.body is not None else None,
+        shown=shown and any(span.holds(history.id, entry.position) for span in spans),
     )
 
 
@@ -208,7 +223,12 @@ def _outcome(entry: Entry, fields: Mapping[str, Any]) -> str:
     )
 
 
-def _erased(_: Entry, fields: Mapping[str, Any]) -> str:
+def _why(entry: Entry) -> str:
+    said = canonical.object_of(entry.about or b"{}")
+    return f"; by {said['by']}: {said.get('reason')}" if "by" in said else ""
+
+
+def _erased(entry: Entry, fields: Mapping[str, Any]) -> str:
     said = fields.get("erased")
     runs = said if isinstance(said, Mapping) else {}
     parts = [
@@ -216,12 +236,15 @@ def _erased(_: Entry, fields: Mapping[str, Any]) -> str:
         for name, what in (("content", "the content"), ("request", "the proof of the requests"))
         if runs.get(name)
     ]
-    return "erased " + " and ".join(parts)
+    return "erased " + " and ".join(parts) + _why(entry)
 
 
-def _note(_: Entry, fields: Mapping[str, Any]) -> str:
+def _note(entry: Entry, fields: Mapping[str, Any]) -> str:
     if fields.get("late"):
         return f"an answer that came too late for exchange {fields.get('request')}"
+    if "hold" in fields or "release" in fields:
+        ended = ", ".join(map(str, fields.get("release", ())))
+        return (f"a legal hold is released: {ended}" if ended else "a legal hold: nothing may be erased") + _why(entry)
     return f"the tool of the call {fields['tool']} was begun" if "tool" in fields else "a note"
 
 

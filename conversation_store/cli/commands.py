@@ -17,6 +17,7 @@ from conversation_store.cli.databases import db
 from conversation_store.cli.demo import demo, resume_demo
 from conversation_store.cli.erasures import erase, hold, release, retain
 from conversation_store.cli.failures import Code, code_of, told
+from conversation_store.cli.reports import audit
 from conversation_store.cli.seals import prove, seal
 from conversation_store.cli.searches import search
 from conversation_store.cli.terminal import PROGRAM, complain, silence
@@ -88,6 +89,7 @@ _COMMANDS = (
     fork,
     rewind,
     verify,
+    audit,
     timeline,
     seal,
     prove,

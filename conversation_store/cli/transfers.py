@@ -43,9 +43,11 @@ def file_to_write(path: str) -> Iterator[IO[bytes]]:
         part.unlink(missing_ok=True)
 
 
-def _chosen(store: Store, which: str | None, form: str) -> Export:
+def _chosen(store: Store, which: str | None, form: str, *, verdict: bool) -> Export:
+    if verdict and form != "html":
+        raise click.UsageError("--verdict goes with --format html")
     if which is not None:
-        return find(store, which).export(form)  # type: ignore[arg-type]
+        return find(store, which).export(form, verdict=verdict)  # type: ignore[arg-type]
     if form != "jsonl":
         raise click.UsageError(f"--format {form} is of one conversation: give its KEY")
     return store.export()
@@ -55,10 +57,19 @@ def _chosen(store: Store, which: str | None, form: str) -> Export:
 @key_argument("which", metavar="[KEY|ID]", required=False)
 @click.option("--format", "form", type=click.Choice(FORMS), default="jsonl", show_default=True, help="As what.")
 @click.option("--output", metavar="FILE", help="Where to; standard output without it.")
+@click.option("--verdict", is_flag=True, help="With html: verify it, and say on top what was found; exit code 1.")
 @evidence_options
 @database_options
 def export(
-    which: str | None, form: str, output: str | None, *, evidence: bool, database: str, scope: str, **wanted: Any
+    which: str | None,
+    form: str,
+    output: str | None,
+    *,
+    verdict: bool,
+    evidence: bool,
+    database: str,
+    scope: str,
+    **wanted: Any,
 ) -> int:
     """
     Write a conversation for elsewhere; without KEY all of them, as jsonl.
@@ -75,7 +86,7 @@ def export(
     if not bundle.is_plain:
         raise click.UsageError("--reveal, --requests, --why and --pin go with --evidence")
     with to_read(database, scope) as store, Progress() as progress:
-        pieces = _chosen(store, which, form)
+        pieces = _chosen(store, which, form, verdict=verdict)
         written = 0
         if output is not None:
             with file_to_write(output) as file:
@@ -95,7 +106,7 @@ def export(
                 progress.show(f"{size(written)} written", pieces.share)
     if pieces.lost:
         complain(f"{form} has no place for: {', '.join(f'{what} ({n})' for what, n in pieces.lost.items())}")
-    return Code.DONE
+    return Code.FINDING if pieces.faults else Code.DONE
 
 
 def _evidence(

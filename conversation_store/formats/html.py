@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from html import escape
 from typing import Final
+from uuid import UUID
 
 from conversation_store.formats.reading import (
     Cover,
@@ -18,6 +19,7 @@ from conversation_store.formats.reading import (
     Folded,
     Picture,
     Piece,
+    Verdict,
     Words,
     origin_line,
     pieces_of,
@@ -30,10 +32,10 @@ from conversation_store.record.turns import Turn
 STYLE: Final = """
 :root{color-scheme:light dark;--paper:#fff;--ink:#1b1b1f;--dim:#5c5f66;--line:#d9dbe0;--code:#f4f5f7;
 --human:#1f5fbf;--model:#1c7a45;--synthetic:#a85b00;--tool:#5d6470;--system:#7a3ea8;--imported:#0f7480;
---mark:#ffe7a8;--mark-ink:#4a3200}
+--mark:#ffe7a8;--mark-ink:#4a3200;--fault:#b3261e}
 @media (prefers-color-scheme:dark){:root{--paper:#17181b;--ink:#e9eaee;--dim:#a2a6ae;--line:#373a41;--code:#212328;
 --human:#86b4ff;--model:#72d39b;--synthetic:#ffb45c;--tool:#b3b9c4;--system:#d3a5f7;--imported:#67d1de;
---mark:#5a4300;--mark-ink:#ffe7a8}}
+--mark:#5a4300;--mark-ink:#ffe7a8;--fault:#ff8a80}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,sans-serif}
 main{max-width:52rem;margin:0 auto;padding:1.5rem 1rem 4rem}
@@ -52,6 +54,10 @@ background:var(--who);vertical-align:-.05em}
 li.prefill::before{background:var(--mark);outline:1px solid var(--who)}
 article.synthetic{border-left-style:dashed}
 .erased{--who:var(--dim);opacity:.8}
+.verdict{border:2px solid var(--model);border-radius:.35rem;padding:.5rem .8rem;margin:0 0 1.2rem}
+.verdict.broken,.fault{border-color:var(--fault)}
+.verdict li::before{content:none}.verdict li{color:inherit}.verdict p{margin:0;overflow-wrap:anywhere}.verdict ol{margin:.5rem 0 0;padding-left:1.4rem;overflow-wrap:anywhere}
+.fault{border-left:.3rem double;padding:.1rem .6rem;margin:0 0 .6rem;color:var(--fault);overflow-wrap:anywhere}
 .words{white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate;margin:0 0 .6rem}
 mark{background:var(--mark);color:var(--mark-ink);border-radius:.2em;padding:.05em .15em}
 mark::after{content:" prefill ";font-size:.7em;font-weight:600;vertical-align:.2em;white-space:nowrap}
@@ -63,7 +69,7 @@ summary{cursor:pointer;color:var(--dim);font-size:.88rem;overflow-wrap:anywhere}
 figure{margin:0 0 .6rem}img{display:block;max-width:100%;max-height:32rem;height:auto;border-radius:.25rem}
 figcaption,.named{color:var(--dim);font-size:.82rem;overflow-wrap:anywhere;margin:0 0 .6rem}
 @media print{:root{color-scheme:light;--paper:#fff;--ink:#000;--dim:#444;--line:#bbb;--code:#f4f4f4;--human:#1f5fbf;
---model:#1c7a45;--synthetic:#a85b00;--tool:#444;--system:#7a3ea8;--imported:#0f7480;--mark:#ffe7a8;--mark-ink:#4a3200}
+--model:#1c7a45;--synthetic:#a85b00;--tool:#444;--system:#7a3ea8;--imported:#0f7480;--mark:#ffe7a8;--mark-ink:#4a3200;--fault:#b3261e}
 body{font-size:10.5pt}main{max-width:none;padding:0}h2{break-after:avoid}figure,summary{break-inside:avoid}
 *{print-color-adjust:exact}
 details::details-content{content-visibility:visible;block-size:auto;opacity:1}}
@@ -92,8 +98,8 @@ _CONTROLS: Final = {
 }
 
 
-def written(cover: Cover, turns: Iterable[Turn | Erased]) -> Iterator[bytes]:
-    """Write a transcript, turn by turn; an erased one keeps its place."""
+def written(cover: Cover, turns: Iterable[Turn | Erased], verdict: Verdict | None = None) -> Iterator[bytes]:
+    """Write a transcript, turn by turn; an erased one keeps its place, and below a turn stands its fault."""
     legend = "".join(f'<li class="{name}">{_text(said)}</li>' for name, said in _WHO.items())
     facts = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in cover.facts)
     system = ""
@@ -107,11 +113,37 @@ def written(cover: Cover, turns: Iterable[Turn | Erased]) -> Iterator[bytes]:
         '<meta name="referrer" content="no-referrer">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{_text(cover.name)}</title><style>{STYLE}</style></head>\n"
-        f"<body><main><h1>{_text(cover.name)}</h1>\n<dl>{facts}</dl>\n<ul>{legend}</ul>\n{system}\n"
+        f"<body><main><h1>{_text(cover.name)}</h1>\n{'' if verdict is None else _verdict(verdict)}"
+        f"<dl>{facts}</dl>\n<ul>{legend}</ul>\n{system}\n"
     )
+    faults: dict[tuple[UUID, int], list[str]] = {}
+    for of, position, fault in () if verdict is None else verdict.faults:
+        faults.setdefault((of, position), []).append(fault)
     for turn in turns:
+        here = faults.get((turn.conversation, turn.position), ())
+        if here:
+            yield _bytes(f'<div id="{_anchor(turn.conversation, turn.position)}">')
         yield from _erased(turn) if isinstance(turn, Erased) else _turn(turn)
+        if here:
+            yield _bytes("".join(f'<p class="fault">{_text(each)}</p>' for each in here) + "</div>\n")
     yield b"</main></body></html>\n"
+
+
+def _anchor(of: UUID, position: int) -> str:
+    return f"fault-{of.hex}-{position}"
+
+
+def _verdict(verdict: Verdict) -> str:
+    told = verdict.changed if verdict.faults else verdict.sound
+    listed = "".join(
+        f'<li><a href="#{_anchor(of, position)}">{_text("the row" if position < 0 else f"entry {position}")}</a>: '
+        f"{_text(fault)}</li>"
+        for of, position, fault in verdict.faults
+    )
+    return (
+        f'<section class="verdict{" broken" if verdict.faults else ""}"><p><strong>Verified</strong> '
+        f"<time>{moment(verdict.at)}</time>: {_text(told)}</p>{f'<ol>{listed}</ol>' if listed else ''}</section>\n"
+    )
 
 
 def _erased(turn: Erased) -> Iterator[bytes]:

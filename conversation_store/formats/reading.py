@@ -7,13 +7,13 @@ that names it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from attrs import frozen
 
-from conversation_store.formats.wording import attached, prefill_of, words_of
+from conversation_store.formats.wording import attached, counted, prefill_of, words_of
 from conversation_store.record import canonical, media
 from conversation_store.record.blocks import (
     Block,
@@ -82,6 +82,36 @@ class Erased:
     at: int
     origin: str
     conversation: UUID
+
+
+@frozen(kw_only=True)
+class Verdict:
+    """
+    What verifying found, to stand above a transcript.
+
+    Attributes:
+        at: When it was verified, microseconds since the epoch, UTC.
+        entries: How many entries the record has; ``requests`` how many bodies were made again.
+        faults: For each fault its conversation, its position (-1 for the conversation's row) and what it is.
+    """
+
+    at: int
+    entries: int
+    requests: int
+    faults: Sequence[tuple[UUID, int, str]] = ()
+
+    @property
+    def sound(self) -> str:
+        """What is proved where there is no fault."""
+        return (
+            f"no fault: the chain and all commitments of {self.entries:,} entries were computed again, the bodies of "
+            f"{counted(self.requests, 'request')} made again and held against what was sent"
+        )
+
+    @property
+    def changed(self) -> str:
+        """What is to be thought of it where there is one."""
+        return f"{counted(len(self.faults), 'fault')}: the record is not what was written"
 
 
 @frozen

@@ -41,7 +41,15 @@ def test_the_whole_record_is_told(database_url: str) -> None:
         ]
         assert [each.position for each in told if each.erased] == [2, 11]
         assert told[3].account == "assistant: A picture."
-        assert told[13].account == "erased the content of 2, 11 and the proof of the requests of 6, 10"
+        assert told[13].account == (
+            "erased the content of 2, 11 and the proof of the requests of 6, 10; by test: asked to"
+        )
+        assert [(each.position, each.turn and each.turn.text) for each in told if each.shown] == [
+            (2, None),
+            (3, "A picture."),
+            (4, "Sure?"),
+            (8, told[8].turn and told[8].turn.text),
+        ]
         assert list(chat.timeline(6)) == told[6:]
         assert next(store.get("k").fork().timeline()).account == f"forked from {chat.id}"
 

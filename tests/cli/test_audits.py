@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_what_was_known_is_kept_and_held_against_the_store(tmp_path: Path) -> No
         store.get("a").user("Again")
     assert terminals.shown([*arguments, "--since", str(known)]) == "2 conversations, 1 entries: no fault\n"
     assert terminals.shown([*arguments, "--structure"]) == "2 conversations, 7 entries: no fault\n"
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         for table in ("conversation_key", "conversation_entry", "conversation"):
             named = "id" if table == "conversation" else "conversation"
             connection.execute(f"DELETE FROM {table} WHERE {named} = (SELECT max(id) FROM conversation)")

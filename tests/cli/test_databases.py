@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_a_newer_schema(tmp_path: Path) -> None:
     """A database of a newer release is not touched: check finds it, upgrade refuses it."""
     path = tmp_path / "a.db"
     Store(f"sqlite:///{path}").close()
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE conversation_store_version SET version_num = '9999'")
     connection.close()
     found = terminals.invoke("db", "check", str(path))

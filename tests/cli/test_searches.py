@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ def test_the_index_is_made_anew(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     with Store(f"sqlite:///{path}") as store:
         store.open("k", model="m", max_tokens=1).user("ant")
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("DROP TABLE conversation_search_fts")
     connection.close()
     done = terminals.invoke("search", "ant", "--database", str(path))

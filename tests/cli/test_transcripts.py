@@ -6,7 +6,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +176,7 @@ def test_a_changed_record_is_found(tmp_path: Path) -> None:
         chat.send("Hello, Claude")
         position, length = chat.exchanges[0].position, chat.version
     assert terminals.shown(["verify", "--database", str(path)]).endswith(": no fault\n")
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(
             "UPDATE conversation_entry SET body = replace(body, 'Claude', 'Clyde!') WHERE conversation = ?",
             (chat.id.bytes,),

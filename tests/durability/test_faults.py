@@ -535,7 +535,7 @@ def test_a_file_that_cannot_grow_refuses_and_stays_whole(tmp_path: Path) -> None
                     chat.user(content)
                 assert raised.value.reason == "full"
             assert kept(url) == (3, ["before"])
-        with sqlite3.connect(tmp_path / "bot.db") as connection:
+        with closing(sqlite3.connect(tmp_path / "bot.db")) as connection, connection:
             assert connection.execute("SELECT count(*) FROM conversation_blob").fetchone() == (0,)
             assert connection.execute("SELECT count(*) FROM conversation_blob_chunk").fetchone() == (0,)
         connection.close()
