@@ -8,6 +8,7 @@ import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -328,7 +329,6 @@ def _text_file(folder: Path) -> str:
 def _foreign(folder: Path) -> str:
     with closing(sqlite3.connect(folder / "other.db")) as connection, connection:
         connection.execute("CREATE TABLE theirs (a)")
-    connection.close()
     return f"sqlite:///{folder / 'other.db'}"
 
 

@@ -56,7 +56,9 @@ article.synthetic{border-left-style:dashed}
 .erased{--who:var(--dim);opacity:.8}
 .verdict{border:2px solid var(--model);border-radius:.35rem;padding:.5rem .8rem;margin:0 0 1.2rem}
 .verdict.broken,.fault{border-color:var(--fault)}
-.verdict li::before{content:none}.verdict li{color:inherit}.verdict p{margin:0;overflow-wrap:anywhere}.verdict ol{margin:.5rem 0 0;padding-left:1.4rem;overflow-wrap:anywhere}
+.verdict li{color:inherit}.verdict li::before{content:none}
+.verdict p{margin:0;overflow-wrap:anywhere}
+.verdict ol{margin:.5rem 0 0;padding-left:1.4rem;overflow-wrap:anywhere}
 .fault{border-left:.3rem double;padding:.1rem .6rem;margin:0 0 .6rem;color:var(--fault);overflow-wrap:anywhere}
 .words{white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate;margin:0 0 .6rem}
 mark{background:var(--mark);color:var(--mark-ink);border-radius:.2em;padding:.05em .15em}
