@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from conversation_store.audit.erase import Erasure
     from conversation_store.audit.evidence import Evidence
     from conversation_store.audit.holds import Hold
+    from conversation_store.audit.keys import VerifyKeys
     from conversation_store.audit.responses import Response
     from conversation_store.audit.timeline import TimelineEntry
     from conversation_store.audit.verification import Findings
@@ -1206,21 +1207,43 @@ class Conversation:
             raise NotFoundError(f"{self.id} exchange")
         return explain(known, known.exchange(found) if isinstance(found, int) else found)
 
-    def verify(self, *, structure: bool = False, since: Checkpoint | None = None) -> Findings:
+    def verify(
+        self,
+        *,
+        structure: bool = False,
+        since: Checkpoint | None = None,
+        key: VerifyKeys = None,
+        pin: str | bytes | None = None,
+    ) -> Findings:
         """
         Compute the whole chain and every commitment again, and hold what other tables tell against the log.
 
         Args:
             structure: Only what the chain goes by: order, kinds, times and headers, and no content.
             since: Only what came after this, and that what was there then is still what the log goes on from.
+            key: The verifier key of the seals, or several: then the log of seals is verified too, which is of the
+                whole database, and each seal of this conversation must be reproduced. Without key and pin, no seal
+                is looked at.
+            pin: A checkpoint of the seals that was kept elsewhere: their log must go on from it.
 
         Returns:
-            What is wrong, as data; empty where nothing is. Never raises on what a hostile hand wrote.
+            What is wrong, as data; empty where nothing is. Never raises on what a hostile hand wrote. Faults of the
+            log of seals itself have the conversation ``UUID(int=0)``.
+
+        Raises:
+            ConfigurationError: A key is none, or the extra ``seal`` is not installed.
         """
+        from conversation_store.audit.faults import NOBODY
+        from conversation_store.audit.keys import verify_keys
+        from conversation_store.audit.seals import verify_seals
         from conversation_store.audit.verification import verify
 
         known = self._history
-        return verify(known.database, known.kept.scope, of=self.id, structure=structure, since=since)
+        found = verify(known.database, known.kept.scope, of=self.id, structure=structure, since=since)
+        if key or pin is not None:
+            seals = verify_seals(known.database, keys=verify_keys(key), pin=pin)
+            found += [each for each in seals if each.conversation in {self.id, NOBODY}]
+        return found
 
     # --- the exchange ----------------------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from conversation_store.audit.checkpoints import Checkpoint
     from conversation_store.audit.erase import Erasure
     from conversation_store.audit.faults import Fault
-    from conversation_store.audit.keys import VerifyKey
+    from conversation_store.audit.keys import VerifyKeys
     from conversation_store.audit.retention import Retained, Retention
     from conversation_store.audit.sealing import Seal, Seals
     from conversation_store.audit.verification import Findings
@@ -57,9 +57,6 @@ if TYPE_CHECKING:
     from conversation_store.transfer import Export, Taken
 
 logger: Final = logging.getLogger("conversation_store")
-
-VerifyKeys: TypeAlias = "str | VerifyKey | Sequence[str | VerifyKey] | None"
-"""A verifier key as its text or read, or several; None for no signature."""
 
 Syntax: TypeAlias = Literal["phrase", "query"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeAlias
 
 from attrs import field, frozen
 
@@ -113,7 +113,11 @@ def is_signed(note: Note, keys: Iterable[VerifyKey]) -> bool:
     return bool(found) and all(key.has_signed(note.text, signature) for key, signature in found)
 
 
-def verify_keys(given: str | VerifyKey | Sequence[str | VerifyKey] | None) -> tuple[VerifyKey, ...]:
+VerifyKeys: TypeAlias = str | VerifyKey | Sequence[str | VerifyKey] | None
+"""A verifier key as its text or read, or several; None for no signature."""
+
+
+def verify_keys(given: VerifyKeys) -> tuple[VerifyKey, ...]:
     """
     Read the keys a caller trusts: one, several, or none.
 

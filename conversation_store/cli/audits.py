@@ -54,7 +54,7 @@ def _verified(store: Store, which: str | None, since: Checkpoint | None, **how: 
                 progress.show(f"{done:,} of {all_:,} entries", done / all_ if all_ else 1.0)
 
         if which is not None:
-            return find(store, which).verify(structure=how["structure"], since=since)
+            return find(store, which).verify(since=since, **how)
         return store.verify(since=since, progress=show, **how)
 
 
@@ -82,10 +82,8 @@ def verify(
 
     Of one conversation or of all; exit code 1 where a fault is found. A checkpoint kept where nobody who can write
     the database can also shows what chains alone cannot: tails cut off, conversations deleted, backups restored. So do
-    seals, which are looked at without KEY|ID; those of the whole database, of all scopes.
+    seals: those of the whole database, of all scopes; with KEY|ID they are looked at where --key or --pin is given.
     """
-    if which is not None and (key or pin):
-        raise click.UsageError("seals are verified all at once: leave KEY|ID out")
     if which is not None and checkpoint is not None:
         raise click.UsageError("--checkpoint is of all conversations: leave KEY out")
     screen = Screen()

@@ -22,7 +22,6 @@ from conversation_store.errors import CodecError
 from conversation_store.formats.wording import counted, moment
 from conversation_store.record.exchange import Exchange, State
 from conversation_store.record.turns import Origin
-from conversation_store.store import Store
 
 _MARGIN: Final = 6
 _SUMS: Final = 20
@@ -85,7 +84,7 @@ def audit(which: str, key: tuple[str, ...], pin: BinaryIO | None, *, full: bool,
     screen = Screen()
     with to_read(database, scope) as store:
         conversation = find(store, which)
-        found = _faults(store, conversation, key, None if pin is None else pin.read())
+        found = conversation.verify(key=key, pin=None if pin is None else pin.read())
         _print_cover(screen, conversation)
         report = _Report(screen, conversation, found, full=full)
         report.tell()
@@ -98,14 +97,6 @@ def audit(which: str, key: tuple[str, ...], pin: BinaryIO | None, *, full: bool,
         requests = report.sums.states.total()
         _print_verdict(screen, conversation, len(found), requests, sealed=bool(key or pin))
     return Code.FINDING if found else Code.DONE
-
-
-def _faults(store: Store, conversation: Conversation, key: Sequence[str], pin: bytes | None) -> list[Fault]:
-    found = list(conversation.verify())
-    if key or pin is not None:
-        ours = {conversation.id, NOBODY}
-        found += [each for each in store.verify_seals(key=key, pin=pin) if each.conversation in ours]
-    return found
 
 
 def _print_cover(screen: Screen, conversation: Conversation) -> None:

@@ -125,6 +125,13 @@ def test_seals_are_held_against_it(path: Path) -> None:
     change(path, f"UPDATE conversation SET {changes}")
     assert "verdict             no fault" in audited(path, code=0)
     assert "the record is not what was written" in audited(path, "--key", VERIFIER, code=1)
+    arguments = ["verify", "garden", "--database", str(path)]
+    assert terminals.invoke(*arguments).returncode == 0
+    assert terminals.invoke(*arguments, "--key", VERIFIER).returncode == 1
+    with Store(f"sqlite:///{path}") as store:
+        chat = store.get("garden")
+        assert chat.verify() == []
+        assert [fault.conversation for fault in chat.verify(key=VERIFIER)] == [chat.id]
 
 
 def test_what_cannot_be_asked_is_said(path: Path, tmp_path: Path) -> None:
