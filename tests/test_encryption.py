@@ -594,3 +594,28 @@ def test_the_index_and_rows_of_a_plain_store_are_left_alone(tmp_path: Path) -> N
         bodies = [row[6] for row in rows.read(connection, rows.ENTRIES, "")]
         assert b'{"role":"user","content":"Hello"}' in bodies
     database.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"wrapped": bytes(76)},
+        {"wrapped": b""},
+        {"wrapped": None},
+        {"wrapping_key": b"elsewhere"},
+        {"number": 7},
+    ],
+    ids=str,
+)
+def test_a_key_in_memory_hides_no_changed_row(store: Store, change: Mapping[str, Any]) -> None:
+    """Verifying unwraps data keys anew: whoever had read the content before is told as well."""
+    chat = store.open("a", **SETTINGS)
+    chat.user("My PIN is 4711")
+    other = store.open("b", **SETTINGS)
+    other.user("Mine too")
+    assert store.verify() == []
+    with store._database.engine.begin() as connection:
+        of = conversation_data_key.c.conversation == chat.id.bytes
+        connection.execute(update(conversation_data_key).where(of).values(change))
+    assert {(each.code, each.conversation) for each in store.verify()} == {("ciphertext", chat.id)}
+    assert {(each.code, each.conversation) for each in chat.verify()} == {("ciphertext", chat.id)}

@@ -272,6 +272,11 @@ class Cipher:
             raise KeyMissingError(of, "the content", "none of its data keys is there")
         return [self.reading(connection, of, number) for number in held]
 
+    def looked_at(self, connection: Connection, of: UUID) -> list[DataKey]:
+        """Give the same, each unwrapped anew: a key in memory must not hide that its row was changed."""
+        self._of(of).keys.clear()
+        return self.all(connection, of)
+
     def wrapped(self, connection: Connection, of: UUID) -> list[tuple[int, str, bytes | None]]:
         """
         Read (number, name of the wrapping key, wrapped key) of a conversation's data keys.

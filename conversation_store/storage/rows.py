@@ -165,7 +165,7 @@ def unreadable(connection: Connection, of: bytes, data_key: object = None) -> st
     if cipher is None:
         return "the store was opened without keys"
     try:
-        keys = cipher.all(connection, UUID(bytes=of))
+        keys = cipher.looked_at(connection, UUID(bytes=of))
     except EncryptionError as error:
         return error.message
     known = data_key is None or any(key.number == data_key for key in keys)
