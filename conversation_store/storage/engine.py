@@ -76,9 +76,10 @@ SELECT EXISTS (SELECT 1 FROM sqlite_master) AND NOT EXISTS (SELECT 1 FROM sqlite
 
 _SYNCHRONOUS: Final = {"full": 2, "normal": 1}
 
-_SHORTEST_PAUSE: Final = 0.0001
+_SHORTEST_PAUSE: Final = 0.0003
 """Seconds after which a writer looks again whether the lock is free: about one commit; twice as long each time."""
-_LONGEST_PAUSE: Final = 0.002
+_LONGEST_PAUSE: Final = 0.012
+"""Where many writers never rest, whoever has the lock writes on meanwhile: each change of hands costs a cold cache."""
 _AGAIN: Final = frozenset({"locked", "unreachable", "lost a race"})
 
 
