@@ -201,7 +201,7 @@ def test_a_retry_has_the_same_breakpoints(store: Store, api: MessagesAPI, client
 
 def test_a_prefill_that_is_all_there_is_has_nothing_before_it(store: Store, api: MessagesAPI) -> None:
     """Where everything was erased, a retry's prefill stands alone, and the API says what it thinks of that."""
-    chat = store.open("k", **{**SETTINGS, "model": "claude-sonnet-4-5"}, cache="auto")
+    chat = store.open("k", **{**SETTINGS, "model": "claude-haiku-4-5"}, cache="auto")
     api.fail(Fault.status(529))
     with pytest.raises(OverloadedError):
         chat.send("Hello", prefill="So")

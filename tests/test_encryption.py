@@ -36,7 +36,7 @@ from tests.audit.canaries import files, values
 from tests.benchmarks.test_growth import counted
 from tests.golden.make import Golden, answer, picture, talk, text, views
 
-SETTINGS: Final[Mapping[str, Any]] = {"model": "claude-sonnet-4-5", "max_tokens": 64}
+SETTINGS: Final[Mapping[str, Any]] = {"model": "claude-haiku-4-5", "max_tokens": 64}
 OF: Final = UUID("01890000-0000-7000-8000-000000000001")
 ROOT: Final = Path(__file__).parents[1]
 CANARIES: Final = tuple(

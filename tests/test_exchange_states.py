@@ -54,7 +54,7 @@ from conversation_store.testing import Answer, Fault, MessagesAPI, Model
 from tests import pictures
 
 SETTINGS: Final[Mapping[str, Any]] = {"model": "claude-sonnet-5-5", "max_tokens": 64}
-TAKES_PREFILL: Final = "claude-sonnet-4-5"
+TAKES_PREFILL: Final = "claude-haiku-4-5"
 REFUSAL: Final = Answer("I cannot", stop_reason="refusal", stop_details={"type": "refusal", "category": "cyber"})
 
 
@@ -952,7 +952,7 @@ def test_a_prefill_that_cannot_work_is_refused_before_sending(store: Store, api:
         found = {finding.rule: finding for finding in caught.value.findings}
         assert found[case.rule].path == case.path
         if case.rule == "prefill_model":
-            assert "claude-sonnet-4-5" in found[case.rule].message
+            assert "claude-haiku-4-5" in found[case.rule].message
     assert store.get("k").version == chat.version == before
     assert api.requests == ()
 

@@ -30,7 +30,7 @@ from conversation_store.storage import blobs, identity
 from conversation_store.testing import Answer, Fault, MessagesAPI
 from tests import pictures
 
-SETTINGS: Final[Mapping[str, Any]] = {"model": "claude-sonnet-4-5", "max_tokens": 64}
+SETTINGS: Final[Mapping[str, Any]] = {"model": "claude-haiku-4-5", "max_tokens": 64}
 TOOLS: Final = [{"name": "look", "input_schema": {"type": "object"}}]
 PICTURES: Final = tuple(pictures.png(4, 4, colour=(n, n, n), padding=1500 + n) for n in range(3))
 WORDS: Final = ("Hello", "ants \U0001f41c", "a\u2028b", "0.10", "\\u00e9 \u00e9", "x" * 300)
@@ -70,7 +70,7 @@ def answer(chance: random.Random, *, stop_reason: str = "end_turn", content: Seq
         "id": f"msg_{chance.randrange(1000)}",
         "type": "message",
         "role": "assistant",
-        "model": "claude-sonnet-4-5",
+        "model": "claude-haiku-4-5",
         "content": content or [{"type": "text", "text": chance.choice(WORDS)}] * chance.choice((1, 1, 2)),
         "stop_reason": stop_reason,
         "stop_sequence": None,

@@ -22,7 +22,7 @@ from conversation_store.record import chain
 from conversation_store.testing import MessagesAPI
 from tests import pictures
 
-SETTINGS: Final[Mapping[str, Any]] = {"model": "claude-sonnet-4-5", "max_tokens": 64}
+SETTINGS: Final[Mapping[str, Any]] = {"model": "claude-haiku-4-5", "max_tokens": 64}
 PICTURE: Final = pictures.png(8, 8, padding=1_200_000)
 OTHER: Final = pictures.png(8, 8, colour=(1, 2, 3), padding=3000)
 

@@ -20,7 +20,7 @@ from conversation_store.storage.tables import conversation_data_key
 from tests.audit.canaries import values
 
 ROOT: Final = Path(__file__).parents[2]
-SETTINGS: Final[dict[str, Any]] = {"model": "claude-sonnet-4-5", "max_tokens": 64}
+SETTINGS: Final[dict[str, Any]] = {"model": "claude-haiku-4-5", "max_tokens": 64}
 KEYS: Final = ("one", "two", "both")
 KILLS: Final = 4
 

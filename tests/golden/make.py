@@ -26,7 +26,7 @@ from typing import Any, Final
 from conversation_store import Client, Conversation, Image, Store
 
 SETTINGS: Final[dict[str, Any]] = {
-    "model": "claude-sonnet-4-5",
+    "model": "claude-haiku-4-5",
     "max_tokens": 256,
     "system": "Answer in one line, with 1.50 as it is.",
     "tools": [{"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}],
@@ -61,7 +61,7 @@ def answer(*content: dict[str, Any], stop_reason: str = "end_turn") -> bytes:
         "id": "msg_01XFDUDYJgAACzvnptvVoYEL",
         "type": "message",
         "role": "assistant",
-        "model": "claude-sonnet-4-5-20250929",
+        "model": "claude-haiku-4-5-20251001",
         "content": list(content),
         "stop_reason": stop_reason,
         "stop_sequence": None,
