@@ -69,9 +69,11 @@ def prepare(
         entries=entries,
         uses=[
             Use(entry=entry, number=number, digest=blob.digest, salt=blob.salt)
-            for entry, used in (uses or {}).items()
+            for entry, used in uses.items()
             for number, blob in enumerate(used)
-        ],
+        ]
+        if uses
+        else (),
         scope=scope,
         lease=lease,
         owner=owner,

@@ -21,7 +21,6 @@ from conversation_store.api.request import Messages, Request, Settings
 from conversation_store.api.rules import Asked, Finding, check_parameters
 from conversation_store.api.rules.order import Outline
 from conversation_store.api.rules.reading import grow
-from conversation_store.api.stream import decode_all
 from conversation_store.attachments import Detached, Marks
 from conversation_store.errors import (
     BusyError,
@@ -619,6 +618,8 @@ class History:
 
     def partial_text(self, exchange: Exchange) -> str:
         """Read the words of an answer that broke off, from what is kept of it; empty where none had come."""
+        from conversation_store.api.stream import decode_all
+
         error = self.outcome(exchange)[1].get("error")
         kept = splices.decode(str(error.get("partial", "")).encode()) if isinstance(error, Mapping) else None
         return decode_all(kept)[1].text if exchange.streamed and kept else ""
@@ -723,9 +724,12 @@ class History:
             ConflictError, BusyError, LeaseLostError: As ``log.append``.
             DatabaseError: The database refused; nothing was written.
         """
-        used = [blob for each in (uses or {}).values() for blob in each]
         write = partial(self.database.write, work, partial(log.is_there_or_none, commit=commit))
-        self.while_kept(used, write, commit.entries[0].at)
+        if uses:
+            used = [blob for each in uses.values() for blob in each]
+            self.while_kept(used, write, commit.entries[0].at)
+        else:
+            write()
         self._advance(commit, uses or {})
         self.database.appended()
 

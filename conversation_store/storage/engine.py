@@ -24,8 +24,10 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import (
     URL,
     Connection,
+    Dialect,
     Engine,
     Insert,
+    Pool,
     StaticPool,
     Update,
     create_engine,
@@ -58,6 +60,9 @@ PATIENCE: Final = 15.0
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
 """Size of a write-ahead log from which the writer copies it into the database, under the writers' lock."""
 
+LOOK_EVERY: Final = 16
+"""Transactions of a process after which it looks at that size; the first is followed by a look too."""
+
 VACUUM_BYTES: Final = 64 * 1024 * 1024
 """Size up to which a SQLite file is written anew after an erasure: a second or less."""
 
@@ -76,10 +81,17 @@ SELECT EXISTS (SELECT 1 FROM sqlite_master) AND NOT EXISTS (SELECT 1 FROM sqlite
 
 _SYNCHRONOUS: Final = {"full": 2, "normal": 1}
 
-_SHORTEST_PAUSE: Final = 0.0003
-"""Seconds after which a writer looks again whether the lock is free: about one commit; twice as long each time."""
-_LONGEST_PAUSE: Final = 0.012
-"""Where many writers never rest, whoever has the lock writes on meanwhile: each change of hands costs a cold cache."""
+_WATCH: Final = 0.001
+"""
+Seconds for which a writer looks again and again whether the lock is free: a commit or two.
+
+Shorter, and it hardly ever sees the moment between two commits of one that never rests; in the meantime it has made
+all ready, so that it writes while the other one makes its next append ready.
+"""
+_SHORTEST_PAUSE: Final = 0.005
+"""Seconds after which it looks once more for so long; twice as many each time."""
+_LONGEST_PAUSE: Final = 0.03
+"""Where many writers never rest, two at a time write meanwhile: each change of hands costs a cold cache."""
 _AGAIN: Final = frozenset({"locked", "unreachable", "lost a race"})
 
 
@@ -104,7 +116,7 @@ class Compiled:
 
     def __init__(self, statement: Insert | Update) -> None:
         self._statement = statement
-        self._known: dict[tuple[str, str], tuple[str, tuple[str, ...] | None, dict[str, Any]]] = {}
+        self._known: dict[tuple[str, str], tuple[str, Callable[[Any], Any] | None, dict[str, Any]]] = {}
 
     def run(self, connection: Connection, *rows: Mapping[str, Any]) -> int:
         """
@@ -118,22 +130,25 @@ class Compiled:
             return connection.execute(self._statement, rows if len(rows) > 1 else rows[0]).rowcount
         known = self._known.get((dialect.name, dialect.driver))
         if known is None:
-            compiled = self._statement.compile(dialect=dialect, column_keys=list(rows[0]))
-            names = None if compiled.positiontup is None else tuple(compiled.positiontup)
-            constants = {name: value for name, value in compiled.params.items() if value is not None}
-            known = self._known[dialect.name, dialect.driver] = (compiled.string, names, constants)
-        sql, names, constants = known
-        given: list[Any] = [{**constants, **row} for row in rows] if constants else list(rows)
-        if names is not None:
-            given = list(map(itemgetter(*names), given))  # no statement of ours takes a single value
+            known = self._known[dialect.name, dialect.driver] = self._compiled(dialect, list(rows[0]))
+        sql, values_of, constants = known
+        if constants:
+            rows = tuple({**constants, **row} for row in rows)
+        given = rows if values_of is None else tuple(map(values_of, rows))
         if options.get(_UNHEARD):
             return _run_directly(connection, sql, given)
-        return connection.exec_driver_sql(sql, given if len(given) > 1 else given[0]).rowcount
+        return connection.exec_driver_sql(sql, list(given) if len(given) > 1 else given[0]).rowcount
+
+    def _compiled(self, dialect: Dialect, names: list[str]) -> tuple[str, Callable[[Any], Any] | None, dict[str, Any]]:
+        compiled = self._statement.compile(dialect=dialect, column_keys=names)
+        order = compiled.positiontup
+        constants = {name: value for name, value in compiled.params.items() if value is not None}
+        # No statement of ours takes a single value, so that itemgetter gives a tuple.
+        return compiled.string, None if order is None else itemgetter(*order), constants
 
 
 def _run_directly(connection: Connection, sql: str, rows: Sequence[Any]) -> int:
-    driver: Any = connection.connection.driver_connection
-    broken: Any = connection.dialect.loaded_dbapi.Error
+    driver: Any = connection.connection.dbapi_connection
     cursor = driver.cursor()
     try:
         if len(rows) > 1:
@@ -141,7 +156,10 @@ def _run_directly(connection: Connection, sql: str, rows: Sequence[Any]) -> int:
         else:
             cursor.execute(sql, rows[0])
         touched: int = cursor.rowcount
-    except broken as error:
+    except Exception as error:
+        broken: Any = connection.dialect.loaded_dbapi.Error
+        if not isinstance(error, broken):
+            raise
         lost = connection.dialect.is_disconnect(error, driver, cursor)
         if lost:
             connection.invalidate(error)
@@ -175,45 +193,62 @@ class _WriterLock:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._threads = threading.Lock()
+        self.threads = threading.Lock()
         self._file: int | None = None
+
+    def take(self) -> None:
+        """
+        Wait for the lock; its ``threads`` must be held already, and ``give_back`` must follow, whatever is raised.
+
+        Raises:
+            DatabaseError: Another process kept it for too long, or its file cannot be made.
+        """
+        if fcntl is None:
+            return
+        if self._file is None:
+            try:
+                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise DatabaseError("read-only", f"cannot make {self._path}: {error.strerror}") from None
+        self._take(self._file)
+
+    def give_back(self) -> None:
+        """Let the next process have it."""
+        if self._file is not None:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        with self._threads:
-            if fcntl is None:
-                yield
-                return
-            if self._file is None:
-                try:
-                    self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                except OSError as error:
-                    raise DatabaseError("read-only", f"cannot make {self._path}: {error.strerror}") from None
-            self._take(self._file)
+        with self.threads:
             try:
+                self.take()
                 yield
             finally:
-                fcntl.flock(self._file, fcntl.LOCK_UN)
+                self.give_back()
 
     @staticmethod
     def _take(file: int) -> None:
-        until, pause = 0.0, _SHORTEST_PAUSE
+        begun = time.monotonic()
+        watched, pause = begun + _WATCH, _SHORTEST_PAUSE
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 now = time.monotonic()
-                until = until or now + PATIENCE
-                if now >= until:
+                if now >= begun + PATIENCE:
                     raise DatabaseError("locked", _NEXT_STEP["locked"]) from None
+                if now < watched:
+                    os.sched_yield()
+                    continue
                 time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
                 pause = min(2 * pause, _LONGEST_PAUSE)
+                watched = time.monotonic() + _WATCH
             else:
                 return
 
     def forget(self) -> None:
         """Let go of a file inherited by a fork: closing the copy leaves the parent's lock alone."""
-        self._threads = threading.Lock()
+        self.threads = threading.Lock()
         self.close()
 
     def close(self) -> None:
@@ -239,10 +274,12 @@ class Database:
         self.path = path
         self.dialect = engine.dialect.name
         self._lock = None if path is None else _WriterLock(f"{path}.lock")
+        self._writer: tuple[Connection, Pool] | None = None
         self._one_connection = isinstance(engine.pool, StaticPool)
         self._threads = threading.RLock()
         self._process = os.getpid()
         self._checkpointed = 0
+        self._unseen = 0
         self.on_append: Callable[[], None] | None = None
         self._begins = owned and self.dialect == "sqlite"
         # One state of the database for all a reading sees; SQLite and MariaDB do so by themselves.
@@ -284,6 +321,7 @@ class Database:
 
     def carry(self, **options: object) -> None:
         """Give every connection from now on some execution options: what storage is to do with what passes it."""
+        self._let_writer_go()
         same = self._reading is self.engine
         self.engine = self.engine.execution_options(**options)
         self._reading = self.engine if same else self._reading.execution_options(**options)
@@ -371,6 +409,7 @@ class Database:
         if self._process != os.getpid():
             self._process = os.getpid()
             self._threads = threading.RLock()
+            self._writer = None
             self.engine.dispose(close=False)
             if self._lock is not None:
                 self._lock.forget()
@@ -395,11 +434,43 @@ class Database:
         # Not by an event of the engine: one listener there makes every statement look for listeners.
         if not self._begins:
             return
-        driver: Any = connection.connection.driver_connection
+        driver: Any = connection.connection.dbapi_connection
         try:
             driver.execute(statement).close()
         except sqlite3.Error as error:
             raise OperationalError(statement, None, error) from error
+
+    @contextmanager
+    def _to_write(self) -> Iterator[Connection]:
+        """
+        Give a connection to write with, alone where writers must be.
+
+        Writers of a file of our own wait for one another anyhow. So they share one connection, which is kept: to take
+        one from the pool for each transaction and give it back would cost as much as the statements of an append.
+        """
+        if self._lock is None:
+            with self._alone(), _as_writer(), self.engine.connect() as connection:
+                yield connection
+            return
+        lock = self._lock
+        with lock.threads:
+            try:
+                lock.take()
+                kept = self._writer
+                if kept is None or kept[1] is not self.engine.pool:
+                    self._let_writer_go()
+                    kept = self._writer = (self.engine.connect(), self.engine.pool)
+                yield kept[0]
+            except BaseException:
+                self._let_writer_go()
+                raise
+            finally:
+                lock.give_back()
+
+    def _let_writer_go(self) -> None:
+        kept, self._writer = self._writer, None
+        if kept is not None:
+            kept[0].close()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -432,11 +503,7 @@ class Database:
         while True:
             committing = False
             try:
-                with (
-                    self._alone(),
-                    self._lock.held() if self._lock else _as_writer(),
-                    self.engine.connect() as connection,
-                ):
+                with self._to_write() as connection:
                     transaction = connection.begin()
                     try:
                         self._begin(connection, "BEGIN IMMEDIATE")
@@ -477,6 +544,10 @@ class Database:
     def _checkpoint(self, connection: Connection) -> None:
         if self.path is None:
             return
+        if self._unseen:
+            self._unseen -= 1
+            return
+        self._unseen = LOOK_EVERY - 1
         try:
             size = os.stat(f"{self.path}-wal").st_size  # noqa: PTH116 - a hot path
             if size < self._checkpointed:
@@ -606,8 +677,10 @@ class Database:
             # Where there is no log to copy (it was no database of ours) no lock file is left behind either.
             logged = self._lock is not None and Path(f"{self.path}-wal").exists()
             with self._lock.held() if self._lock and logged else _nothing():
+                self._let_writer_go()
                 self.engine.dispose()
         except ConversationStoreError:
+            self._let_writer_go()
             self.engine.dispose()
         if self._lock is not None:
             self._lock.close()

@@ -783,6 +783,7 @@ def steps(store: Store, chat: Conversation) -> int:
         connection.set_progress_handler(step, 10)
 
     event.listen(store._database.engine, "checkout", listen)
+    store._database.engine.dispose()  # the connection kept for writing is made anew, and heard too
     chat.user("Hello")
     chat.begin("Hello").finish(ANSWER)
     event.remove(store._database.engine, "checkout", listen)
