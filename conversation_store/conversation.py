@@ -17,11 +17,10 @@ from uuid import UUID
 
 from attrs import evolve
 
-from conversation_store import exchanges, history, pending, preflight, tokens, views
+from conversation_store import exchanges, history, pending, preflight
 from conversation_store.api.client import Client
 from conversation_store.api.request import Request
 from conversation_store.api.rules import Finding
-from conversation_store.api.stream import decode_all
 from conversation_store.errors import (
     BusyError,
     CodecError,
@@ -49,9 +48,6 @@ from conversation_store.storage.blobs import Blob
 from conversation_store.storage.engine import Database
 from conversation_store.storage.log import Kept
 from conversation_store.storage.tables import KEY_BYTES, NO_TOKEN
-from conversation_store.streaming import JournalMode, Stream
-from conversation_store.tokens import Tokens
-from conversation_store.views import Branch, Divergence
 
 if TYPE_CHECKING:
     from conversation_store.audit.bundle import Requests
@@ -67,8 +63,11 @@ if TYPE_CHECKING:
     from conversation_store.formats.messages import Message
     from conversation_store.formats.reading import Erased
     from conversation_store.mending import Mended
+    from conversation_store.streaming import JournalMode, Stream
+    from conversation_store.tokens import Tokens
     from conversation_store.tools import Tool
     from conversation_store.transfer import Export, Form
+    from conversation_store.views import Branch, Divergence
 
 Recovery: TypeAlias = Literal["resend", "keep_partial", "give_up"]
 OnUnknown: TypeAlias = Literal["raise", "resend"]
@@ -450,6 +449,8 @@ class Conversation:
         Raises:
             As ``send``, when the ``with`` is entered and while the answer is read.
         """
+        from conversation_store.streaming import Stream
+
         client = self._client()
         said = Said(
             content=content,
@@ -591,6 +592,8 @@ class Conversation:
         Raises:
             As ``retry``, when the ``with`` is entered and while the answer is read.
         """
+        from conversation_store.streaming import Stream
+
         client = self._client()
         sending = self._sending(client)
 
@@ -645,6 +648,8 @@ class Conversation:
                 exchange is recorded as interrupted all the same.
             As ``recover``, when the ``with`` is entered and while the answer is read.
         """
+        from conversation_store.streaming import Stream
+
         if action not in {"resend", "keep_partial"}:
             raise ContentError("action", "is one of resend, keep_partial")
         client = self._client()
@@ -666,6 +671,8 @@ class Conversation:
 
     def partial_text(self, exchange: Exchange) -> str:
         """Read the words that had arrived of an answer that broke off or is lost; empty where none had."""
+        from conversation_store.api.stream import decode_all
+
         if exchange.state in {State.PENDING, State.UNKNOWN}:
             return decode_all(pending.arrived(self._history, exchange))[1].text
         return self._history.partial_text(exchange) if exchange.state is State.INTERRUPTED else ""
@@ -731,6 +738,8 @@ class Conversation:
         Raises:
             ContentError: There is no such turn, the key is taken, or a call would be parted from its result.
         """
+        from conversation_store import views
+
         known = self._history
         self.refresh()
         if key is not None:
@@ -757,6 +766,8 @@ class Conversation:
             ContentError: There is no such turn, or a call would be parted from its result.
             ConflictError, BusyError: As ``user``.
         """
+        from conversation_store import views
+
         known = self._history
         views.rewind(known, None if to is None else views.place_of(known, to, "to"))
 
@@ -771,6 +782,8 @@ class Conversation:
             RuleViolationError: It is empty, blank or out of place.
             ConflictError, BusyError: As ``user``.
         """
+        from conversation_store import views
+
         known = self._history
         old = views.read_turn(known, views.place_of(known, turn, "turn"))
         message = codec.parted(old.role, content)
@@ -789,6 +802,8 @@ class Conversation:
             ContentError: The assistant has not said anything last.
             As ``send``.
         """
+        from conversation_store import views
+
         self._client()
         views.take_back(self._history)
         return self.send(**overrides)
@@ -806,6 +821,8 @@ class Conversation:
             ContentError: There is no such turn, or its results stand in one turn with something else.
             ConflictError, BusyError: As ``user``.
         """
+        from conversation_store import views
+
         return views.set_aside(self._history, views.place_of(self._history, turn, "turn"))
 
     def bring_back(self, turn: Turn) -> None:
@@ -822,6 +839,8 @@ class Conversation:
                 one stands.
             ConflictError, BusyError: As ``user``.
         """
+        from conversation_store import views
+
         views.bring_back(self._history, turn)
 
     def compact(
@@ -876,10 +895,14 @@ class Conversation:
 
     def tree(self) -> Branch:
         """Give the conversation all this came from and its forks, each with the turn at which it branched off."""
+        from conversation_store import views
+
         return views.tree(self._history)
 
     def diff(self, other: Conversation) -> Divergence:
         """Say how many turns both begin with, and what each goes on with."""
+        from conversation_store import views
+
         return views.diff(self._history, other._history)
 
     # --- erasing ---------------------------------------------------------------------------------------------------
@@ -911,6 +934,7 @@ class Conversation:
             UnknownOutcomeError: Such a request was begun and its worker is gone; ``recover()`` first.
             ConfigurationError: A SQLite engine of the host's would leave the words in its file.
         """
+        from conversation_store import views
         from conversation_store.audit.erase import Target, erase
 
         known = self._history
@@ -1167,6 +1191,8 @@ class Conversation:
         Args:
             overrides: Settings for that request alone (``model``, ``system``, ``tools``).
         """
+        from conversation_store import tokens
+
         return tokens.tokens(self._history, overrides)
 
     def count_tokens(self, *content: Content, **overrides: Any) -> int:
@@ -1294,7 +1320,8 @@ class Conversation:
         uses: dict[int, Sequence[Blob]] = {}
         for n, (origin, message, about) in enumerate(said):
             kept = known.kept_apart(message, at)
-            uses[n] = kept.blobs
+            if kept.blobs:
+                uses[n] = kept.blobs
             fields = {"origin": origin.value, "gather": True} if gather else {"origin": origin.value}
             drafts.append(turn_draft(fields, kept, at, about))
         entries = known.append(drafts, uses).entries

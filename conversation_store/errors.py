@@ -50,19 +50,24 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
-from attrs import define, field
+from attrs import define, field, fields
 
 if TYPE_CHECKING:
     from conversation_store.api.rules import Finding
     from conversation_store.record.exchange import Attempt
 
 
-@define
+@define(repr=False)
 class ConversationStoreError(Exception):
     """The base of every error this library raises on purpose."""
 
+    def __repr__(self) -> str:
+        # Written once for all of them, which costs an import less than one generated for each.
+        shown = (f"{each.name}={getattr(self, each.name)!r}" for each in fields(type(self)) if each.repr)
+        return f"{type(self).__name__}({', '.join(shown)})"
 
-@define
+
+@define(repr=False)
 class ContentError(ConversationStoreError, ValueError):
     """
     A value given by the caller cannot be recorded.
@@ -83,7 +88,7 @@ class AttachmentError(ContentError):
     """A file, image or document is not what it claims to be, is broken, or exceeds a limit of the API."""
 
 
-@define
+@define(repr=False)
 class CodecError(ConversationStoreError, ValueError):
     """
     Bytes that are not JSON, or JSON that is not what was expected.
@@ -100,7 +105,7 @@ class CodecError(ConversationStoreError, ValueError):
         return self.message if self.offset is None else f"{self.message} (byte {self.offset})"
 
 
-@define
+@define(repr=False)
 class ConfigurationError(ConversationStoreError):
     """A client, a store or a setting was given values that cannot work together."""
 
@@ -110,7 +115,7 @@ class ConfigurationError(ConversationStoreError):
         return self.message
 
 
-@define
+@define(repr=False)
 class UnlistedModelError(ConfigurationError):
     """
     Nothing is known of a model, and the store was opened with ``on_unlisted="error"``. Nothing was written.
@@ -129,7 +134,7 @@ class UnlistedModelError(ConfigurationError):
         )
 
 
-@define
+@define(repr=False)
 class RuleViolationError(ConversationStoreError):
     """
     The API would refuse the request. Nothing was written, nothing was sent.
@@ -145,7 +150,7 @@ class RuleViolationError(ConversationStoreError):
         return "; ".join(lines) if len(lines) < 2 else "\n".join(["the request would be refused:", *lines])  # noqa: PLR2004
 
 
-@define
+@define(repr=False)
 class UnfitReplyError(ConversationStoreError, ValueError):
     """An answer is not what ``reply.json()`` needs."""
 
@@ -156,7 +161,7 @@ class UnfitReplyError(ConversationStoreError, ValueError):
         return self.message
 
 
-@define
+@define(repr=False)
 class ToolOutcomeError(ConversationStoreError):
     """
     A tool with effects was begun and its result is not recorded: it may have run.
@@ -180,7 +185,7 @@ class StoreError(ConversationStoreError):
     """The base of what can go wrong with the kept conversations."""
 
 
-@define
+@define(repr=False)
 class NotFoundError(StoreError, LookupError):
     """No conversation with this key or id in this scope."""
 
@@ -190,7 +195,7 @@ class NotFoundError(StoreError, LookupError):
         return f"no conversation {self.what} in this store"
 
 
-@define
+@define(repr=False)
 class ConflictError(StoreError):
     """
     Somebody else appended first. Nothing of this append was written.
@@ -209,7 +214,7 @@ class ConflictError(StoreError):
         )
 
 
-@define
+@define(repr=False)
 class BusyError(StoreError):
     """
     An exchange is pending in this conversation, and only it may append turns now.
@@ -229,7 +234,7 @@ class BusyError(StoreError):
         )
 
 
-@define
+@define(repr=False)
 class HeldError(StoreError):
     """
     A legal hold stands on a conversation, or on a fork whose requests an erasure would reach. Nothing was erased.
@@ -252,7 +257,7 @@ class HeldError(StoreError):
         )
 
 
-@define
+@define(repr=False)
 class LeaseLostError(StoreError):
     """The exchange was taken over while this process still worked on it; its answer became a note."""
 
@@ -263,7 +268,7 @@ class LeaseLostError(StoreError):
         return f"exchange {self.exchange} of conversation {self.conversation} was taken over by another worker"
 
 
-@define
+@define(repr=False)
 class IdempotencyError(StoreError):
     """The same idempotency key was used before, with other content."""
 
@@ -277,7 +282,7 @@ class IdempotencyError(StoreError):
         )
 
 
-@define
+@define(repr=False)
 class UnknownOutcomeError(StoreError):
     """
     An earlier request with this key may have been answered and billed; nobody knows.
@@ -296,7 +301,7 @@ class UnknownOutcomeError(StoreError):
         )
 
 
-@define
+@define(repr=False)
 class NotSavedError(StoreError):
     """
     There is an answer, and it could not be saved. It is not lost.
@@ -313,7 +318,7 @@ class NotSavedError(StoreError):
         return f"the answer arrived but could not be saved ({self.reason}); call error.pending.finish() again"
 
 
-@define
+@define(repr=False)
 class TransferError(StoreError):
     """
     Something to be imported was not taken. Of the conversations it concerns nothing was written.
@@ -331,7 +336,7 @@ class TransferError(StoreError):
         return lines[0] if len(lines) == 1 else "\n".join([f"{len(lines)} faults; not all was taken:", *lines])
 
 
-@define
+@define(repr=False)
 class LineError(StoreError):
     """
     A line that was not taken, and why.
@@ -350,7 +355,7 @@ class LineError(StoreError):
         return f"line {self.line}: {self.message}"
 
 
-@define
+@define(repr=False)
 class SealError(StoreError):
     """The log of seals is damaged, or does not hold what a proof is asked for. Nothing was signed."""
 
@@ -360,7 +365,7 @@ class SealError(StoreError):
         return self.message
 
 
-@define
+@define(repr=False)
 class RollbackError(SealError):
     """
     The database is not what was signed before: an old backup, or other seals. Nothing was signed.
@@ -381,7 +386,7 @@ class RollbackError(SealError):
         )
 
 
-@define
+@define(repr=False)
 class EncryptionError(StoreError):
     """
     Content cannot be encrypted or read.
@@ -400,17 +405,17 @@ class EncryptionError(StoreError):
         return f"{self.place} of conversation {self.conversation}: {self.message}"
 
 
-@define
+@define(repr=False)
 class KeyMissingError(EncryptionError):
     """There is no key: the store was opened without keys, the key was destroyed, or it is in another ring."""
 
 
-@define
+@define(repr=False)
 class CiphertextError(EncryptionError):
     """What is kept is not what was encrypted at its place: it was changed, moved or cut."""
 
 
-@define
+@define(repr=False)
 class SchemaMismatchError(StoreError):
     """
     The database's tables are not those of this release. Nothing was changed.
@@ -430,7 +435,7 @@ class SchemaMismatchError(StoreError):
         return f"the database has {found}, this release needs {self.head}: {self.command}"
 
 
-@define
+@define(repr=False)
 class DatabaseError(StoreError):
     """
     The database refused or could not be reached. The transaction was not applied.
@@ -448,7 +453,7 @@ class DatabaseError(StoreError):
         return f"{self.reason}: {self.message}"
 
 
-@define
+@define(repr=False)
 class APIError(ConversationStoreError):
     """
     The request failed.
@@ -479,7 +484,7 @@ class NoAnswerError(APIError):
     """The request was sent and no answer came. It may have been run and billed."""
 
 
-@define
+@define(repr=False)
 class InterruptedAnswerError(APIError):
     """
     An answer began and broke off.
@@ -491,7 +496,7 @@ class InterruptedAnswerError(APIError):
     partial: bytes = field(default=b"", repr=False)
 
 
-@define
+@define(repr=False)
 class StatusError(APIError):
     """
     The API answered with an error status.

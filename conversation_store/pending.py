@@ -16,7 +16,6 @@ from conversation_store import exchanges, history, outcomes, windows
 from conversation_store.api import caching, costs
 from conversation_store.api import request as requests
 from conversation_store.api.request import Marker, Messages, Request, Settings
-from conversation_store.api.stream import decode_all
 from conversation_store.errors import (
     APIError,
     BusyError,
@@ -873,6 +872,8 @@ def settled(known: History, lost: Exchange, *, resend: bool = False, keep: bool 
     Raises:
         BusyError: Another worker was first.
     """
+    from conversation_store.api.stream import decode_all
+
     pending = Pending(known, lost)
     data = arrived(known, lost)
     if known.head.pending_position != lost.position:

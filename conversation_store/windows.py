@@ -13,7 +13,6 @@ from typing import Final
 
 from attrs import evolve, frozen
 
-from conversation_store import tokens, views
 from conversation_store.api.models import Model
 from conversation_store.api.request import Messages, Part, Settings
 from conversation_store.api.rules.order import Outline
@@ -75,6 +74,8 @@ def shown(history: History, overrides: Settings, parts: Sequence[Part]) -> Shown
     window = overrides.window or history.settings.window
     if window is None:
         return whole(history)
+    from conversation_store import tokens, views
+
     unmoved = evolve(whole(history), window=window)
     params = {**history.settings.params, **overrides.params}
     model = history.options.models.get(str(params.get("model")))
@@ -97,6 +98,8 @@ def shown(history: History, overrides: Settings, parts: Sequence[Part]) -> Shown
 
 def _quickly(history: History, overrides: Settings, model: Model | None, parts: Sequence[Part]) -> float:
     """Estimate the tokens of the prompt from the newest answer; without end where it does not tell."""
+    from conversation_store import tokens
+
     newest = history.newest_recorded()
     if newest is None or newest.turn is None or _COUNTED & overrides.params.keys():
         return inf
@@ -134,6 +137,8 @@ def waiting_in(turns: Sequence[Turn]) -> range:
 
 
 def _outlined(turns: Sequence[Turn]) -> Iterator[Outlined]:
+    from conversation_store import views
+
     for turn in turns:
         calls, answers = views.calls_and_results(turn.body)
         yield Outlined(turn.role, calls, answers, stands_for=turn.stands_for is not None or _compacted(turn))

@@ -8,27 +8,20 @@ environment setting takes part in a request, no thread is started, and the key s
 from __future__ import annotations
 
 import functools
-import http.client
 import ipaddress
 import logging
 import os
 import re
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from functools import partial
+from http import HTTPStatus
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, TypeAlias
 from urllib.parse import quote, urlsplit
 
 from attrs import define, evolve, field, frozen
-from requests import PreparedRequest, Request, Response
-from requests.exceptions import InvalidHeader, InvalidSchema, InvalidURL, RequestException
-from requests.utils import resolve_proxies, select_proxy
-from urllib3.exceptions import HTTPError
 
-from conversation_store.api.connection import Adapter, Line, Payload, PayloadError, Upload, cause, current
 from conversation_store.api.retry import INTERRUPTED, NO_ANSWER, NOT_SENT, Clock, Verdict, backoff, retry_after, verdict
 from conversation_store.errors import (
     APIError,
@@ -43,6 +36,9 @@ from conversation_store.errors import (
 from conversation_store.record import canonical
 from conversation_store.record.canonical import JSON
 from conversation_store.record.exchange import Attempt
+
+if TYPE_CHECKING:
+    from conversation_store.api.connection import Connections, Opened, Payload
 
 logger: Final = logging.getLogger("conversation_store")
 
@@ -60,9 +56,6 @@ ERROR_SECONDS: Final = 10.0
 _HOME: Final = "https://api.anthropic.com"
 _token: Final = re.compile(r"[\x21-\x7e]+")
 _path: Final = re.compile(r"/[\w./?=&%~-]*", re.ASCII)
-
-_PIECE: Final = 64 * 1024
-_CONNECTIONS: Final = 64
 
 
 @frozen(kw_only=True)
@@ -146,7 +139,7 @@ class _Outcome:
     retry_after: float | None = None
     error: Mapping[str, JSON] = field(factory=dict, repr=False)
     body_request_id: str | None = None
-    opened: _Opened | None = None
+    opened: Opened | None = None
 
     @property
     def answered(self) -> bool:
@@ -199,8 +192,15 @@ class _Outcome:
                 "set base_url to the address that answers itself"
             )
         said = _text(self.error.get("message"))
-        words = f"{status} {kind}" if kind else f"{status} {http.client.responses.get(status, '')}".rstrip()
+        words = f"{status} {kind}" if kind else f"{status} {_phrase(status)}".rstrip()
         return f"{words}: {said[:1000]}" if said else words
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
 
 
 def _text(value: object) -> str | None:
@@ -219,49 +219,6 @@ def _explained(body: bytes) -> tuple[Mapping[str, JSON], str | None]:
     return error if isinstance(error, Mapping) else {}, _text(value.get("request_id"))
 
 
-class _Opened:
-    """A response whose headers have come: gives its body as it arrives, and why it ended early if it did."""
-
-    def __init__(self, response: Response, line: Line) -> None:
-        self.status = response.status_code
-        self.headers = {name.lower(): value for name, value in response.headers.items() if name.lower() != "set-cookie"}
-        self.broken: str | None = None
-        self._response = response
-        self._line = line
-
-    def pieces(self) -> Iterator[bytes]:
-        """Hand out every byte that arrives, at once; afterwards look at ``broken``."""
-        raw = self._response.raw
-        try:
-            while piece := raw.read1(_PIECE, decode_content=False):
-                yield piece
-        except (HTTPError, OSError) as error:
-            self.broken = cause(error)
-
-    def read(self, limit: int) -> bytes:
-        """Read the body to its end, or to *limit* bytes."""
-        body = bytearray()
-        for piece in self.pieces():
-            body += piece
-            if len(body) > limit:
-                del body[limit:]
-                self.broken = f"it is longer than {limit} bytes"
-                break
-        return bytes(body)
-
-    def when_idle(self, seconds: float, tell: Callable[[], None]) -> None:
-        """Call *tell* whenever nothing has come for *seconds*."""
-        self._line.idle, self._line.on_idle = seconds, tell
-
-    def hurry(self, seconds: float) -> None:
-        """Wait no longer than *seconds* for the rest."""
-        self._line.deadline = min(self._line.deadline, self._line.monotonic() + seconds)
-
-    def close(self) -> None:
-        """Let the connection go: kept for the next request where the body was read to its end."""
-        self._response.close()
-
-
 class Streamed:
     """
     An answer that is read as it arrives.
@@ -271,7 +228,7 @@ class Streamed:
         request_id: The API's own id of the request.
     """
 
-    def __init__(self, opened: _Opened, attempts: tuple[Attempt, ...], request_id: str | None) -> None:
+    def __init__(self, opened: Opened, attempts: tuple[Attempt, ...], request_id: str | None) -> None:
         self._opened = opened
         self.attempts = attempts
         self.request_id = request_id
@@ -376,9 +333,7 @@ class Client:
         self._ca_bundle = ca_bundle
         self._trust_env = trust_env
         self._clock = clock or Clock()
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
-        self._adapter = Adapter(pool_maxsize=_CONNECTIONS)
+        self._connections = _connections()
         self.headers()
 
     def __repr__(self) -> str:
@@ -395,7 +350,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections kept for later requests."""
-        self._adapter.close()
+        self._connections.close()
 
     def headers(self, version: str | None = None, betas: Sequence[str] = ()) -> dict[str, str]:
         """
@@ -612,7 +567,7 @@ class Client:
             request_id=outcome.request_id,
         )
 
-    def _tried(self, call: _Call, take: Callable[[_Opened, Secret], _Outcome]) -> _Outcome:
+    def _tried(self, call: _Call, take: Callable[[Opened, Secret], _Outcome]) -> _Outcome:
         """Try until there is an answer, an error that stays, or no time; *take* reads what came."""
         waited = 0.0
         while True:
@@ -642,11 +597,10 @@ class Client:
         pause = outcome.retry_after or backoff(len(call.attempts) - 1, self._clock.random())
         return pause if pause < call.deadline - self._clock.monotonic() else None
 
-    def _attempt(self, call: _Call, waited: float, take: Callable[[_Opened, Secret], _Outcome]) -> _Outcome:
+    def _attempt(self, call: _Call, waited: float, take: Callable[[Opened, Secret], _Outcome]) -> _Outcome:
         at, begun = self._clock.now(), self._clock.monotonic()
         secret = self._credential()
-        line = Line(deadline=call.deadline, monotonic=self._clock.monotonic)
-        opened = self._post(call, *secret, line)
+        opened = self._post(call, *secret)
         outcome = opened if isinstance(opened, _Outcome) else take(opened, secret[1])
         call.attempts.append(
             Attempt(
@@ -660,44 +614,43 @@ class Client:
         )
         return outcome
 
-    def _post(self, call: _Call, name: str, secret: Secret, line: Line) -> _Opened | _Outcome:
-        """Send once. What requests raises ends here: it holds the request, and that the key."""
+    def _post(self, call: _Call, name: str, secret: Secret) -> Opened | _Outcome:
+        """Send once."""
+        from conversation_store.api.connection import Line, NoResponseError
+
+        def sign(headers: MutableMapping[str, str]) -> None:
+            headers[name] = ("Bearer " if name == "authorization" else "") + secret.reveal()
+
+        line = Line(deadline=call.deadline, monotonic=self._clock.monotonic)
         left = max(call.deadline - self._clock.monotonic(), 0.001)
-        upload = call.body if call.body is None or isinstance(call.body, bytes) else Upload(call.body)
-        wrong, reason = False, ""
-        current.line = line
         try:
-            prepared = Request(call.method, call.url, headers=dict(call.headers), data=upload).prepare()
-            prepared.headers[name] = ("Bearer " if name == "authorization" else "") + secret.reveal()
-            return _Opened(
-                self._connections().send(
-                    prepared,
-                    stream=True,
-                    timeout=(min(self._connect_timeout, left), left),
-                    verify=self._trusted(),
-                    proxies=self._ways(prepared),
-                ),
-                line,
+            return self._connections.send(
+                call.method,
+                call.url,
+                headers=call.headers,
+                sign=sign,
+                body=call.body,
+                line=line,
+                timeout=(min(self._connect_timeout, left), left),
+                verify=self._trusted(),
+                proxies=None if self._loopback else {name: url.reveal() for name, url in self._proxies.items()},
+                trust_env=self._trust_env,
             )
-        except (RequestException, HTTPError, OSError, PayloadError) as error:
-            wrong = isinstance(error, (InvalidURL, InvalidSchema, InvalidHeader))
-            reason = cause(error)
-        finally:
-            current.line = None
-        if isinstance(upload, Upload):
-            upload.raise_own()
-        if wrong:
-            raise ConfigurationError(f"the request could not be sent ({reason}): check base_url and proxies")
+        except NoResponseError as error:
+            reason = error.reason
+            if error.wrong:
+                message = f"the request could not be sent ({reason}): check base_url and proxies"
+                raise ConfigurationError(message) from None
         if line.deadline <= self._clock.monotonic():
             reason = f"the timeout of {call.timeout:g} s is over"
         return _Outcome(fault=NO_ANSWER if line.sent else NOT_SENT, reason=reason)
 
-    def _open(self, opened: _Opened, secret: Secret) -> _Outcome:
+    def _open(self, opened: Opened, secret: Secret) -> _Outcome:
         """Take an answer as it is, unread; read an error."""
         came = _Outcome(status=opened.status, headers=opened.headers, opened=opened)
         return came if came.answered else self._read(opened, secret)
 
-    def _read(self, opened: _Opened, secret: Secret, keep: list[bytes] | None = None) -> _Outcome:
+    def _read(self, opened: Opened, secret: Secret, keep: list[bytes] | None = None) -> _Outcome:
         """Read the body, and judge whether it is whole; *keep* has it before anything else is done."""
         came = _Outcome(status=opened.status, headers=opened.headers)
         came = evolve(came, retry_after=retry_after(came.headers, self._clock.now()))
@@ -744,29 +697,18 @@ class Client:
             return name, secret
         raise ConfigurationError("no API key: set ANTHROPIC_API_KEY, or give Client(api_key=…)")
 
-    def _connections(self) -> Adapter:
-        """Return the pool of this process: a child must not write to the connections of its parent."""
-        if self._pid != os.getpid():
-            with self._lock:
-                if self._pid != os.getpid():
-                    self._adapter = Adapter(pool_maxsize=_CONNECTIONS)
-                    self._pid = os.getpid()
-        return self._adapter
-
     def _trusted(self) -> str | bool:
         found = self._ca_bundle
         if found is None and self._trust_env:
             found = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
         return found or True
 
-    def _ways(self, prepared: PreparedRequest) -> dict[str, str]:
-        if self._loopback:
-            return {}
-        given = {name: secret.reveal() for name, secret in self._proxies.items()}
-        found = resolve_proxies(prepared, given, self._trust_env)
-        if (select_proxy(prepared.url or "", found) or "").lower().startswith("socks"):
-            raise InvalidSchema("SOCKS")
-        return found
+
+def _connections() -> Connections:
+    # requests is imported with the first client that is made, not with its class.
+    from conversation_store.api.connection import Connections
+
+    return Connections()
 
 
 def _hidden(source: Source | None) -> Secret | Callable[[], str] | None:
@@ -838,21 +780,16 @@ def put(url: str, data: bytes, *, media_type: str, headers: Mapping[str, str], t
         ConfigurationError: The address cannot be spoken to.
         APIError: It was not taken; the message names no address.
     """
+    from conversation_store.api import connection
+
     check_address(url)
     given = {"User-Agent": _user_agent(), **headers, "Content-Type": media_type}
-    before, current.line = current.line, Line(time.monotonic() + timeout, time.monotonic)
-    adapter = Adapter()
     try:
-        request = Request("PUT", url, headers=given, data=data).prepare()
-        answer = adapter.send(request, stream=True, timeout=timeout)
-        answer.close()
-    except (RequestException, HTTPError, OSError, ValueError) as error:
-        raise NoAnswerError(cause(error)) from None
-    finally:
-        current.line = before
-        adapter.close()
-    if not 200 <= answer.status_code < 300:  # noqa: PLR2004 - success, as HTTP counts it
-        raise StatusError(f"HTTP {answer.status_code}", status=answer.status_code)
+        status = connection.put(url, data, headers=given, timeout=timeout)
+    except connection.NoResponseError as error:
+        raise NoAnswerError(error.reason) from None
+    if not 200 <= status < 300:  # noqa: PLR2004 - success, as HTTP counts it
+        raise StatusError(f"HTTP {status}", status=status)
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,27 +1,38 @@
 """
 Connections that keep one deadline for everything and know what was really sent.
 
-Beside ``client.py`` the only file that knows requests and urllib3: it fits their connections to our needs.
+The only file that knows requests and urllib3: it fits their connections to our needs. The client imports it when the
+first one is made, so that nobody waits for them who only keeps and reads conversations.
 """
 
 from __future__ import annotations
 
 import http.client
 import io
+import os
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from types import TracebackType
 from typing import Any, Final, Protocol
 
 from attrs import define
+from requests import Request, Response
 from requests.adapters import HTTPAdapter
+from requests.exceptions import InvalidHeader, InvalidSchema, InvalidURL, RequestException
+from requests.utils import resolve_proxies, select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError
 from urllib3.util.wait import wait_for_read
 
 from conversation_store.errors import ContentError
+
+_PIECE: Final = 64 * 1024
+_KEPT: Final = 64
+"""Connections that are kept for later requests."""
 
 IDLE_SECONDS: Final = 30.0
 """A kept connection idle for longer is not used again: it may be gone without our having been told."""
@@ -244,3 +255,159 @@ def cause(error: BaseException) -> str:
     if isinstance(error, OSError):
         return (error.strerror or str(error) or type(error).__name__)[:200]
     return type(error).__name__
+
+
+class Opened:
+    """A response whose headers have come: gives its body as it arrives, and why it ended early if it did."""
+
+    def __init__(self, response: Response, line: Line) -> None:
+        self.status = response.status_code
+        self.headers = {name.lower(): value for name, value in response.headers.items() if name.lower() != "set-cookie"}
+        self.broken: str | None = None
+        self._response = response
+        self._line = line
+
+    def pieces(self) -> Iterator[bytes]:
+        """Hand out every byte that arrives, at once; afterwards look at ``broken``."""
+        raw = self._response.raw
+        try:
+            while piece := raw.read1(_PIECE, decode_content=False):
+                yield piece
+        except (HTTPError, OSError) as error:
+            self.broken = cause(error)
+
+    def read(self, limit: int) -> bytes:
+        """Read the body to its end, or to *limit* bytes."""
+        body = bytearray()
+        for piece in self.pieces():
+            body += piece
+            if len(body) > limit:
+                del body[limit:]
+                self.broken = f"it is longer than {limit} bytes"
+                break
+        return bytes(body)
+
+    def when_idle(self, seconds: float, tell: Callable[[], None]) -> None:
+        """Call *tell* whenever nothing has come for *seconds*."""
+        self._line.idle, self._line.on_idle = seconds, tell
+
+    def hurry(self, seconds: float) -> None:
+        """Wait no longer than *seconds* for the rest."""
+        self._line.deadline = min(self._line.deadline, self._line.monotonic() + seconds)
+
+    def close(self) -> None:
+        """Let the connection go: kept for the next request where the body was read to its end."""
+        self._response.close()
+
+
+class NoResponseError(Exception):
+    """
+    Nothing came back.
+
+    Attributes:
+        reason: Why, in words.
+        wrong: Whether no request can go there at all, whatever the network does.
+    """
+
+    def __init__(self, reason: str, *, wrong: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.wrong = wrong
+
+
+class Connections:
+    """The connections of a client, kept for later requests: those of this process alone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._adapter = Adapter(pool_maxsize=_KEPT)
+
+    def close(self) -> None:
+        """Close those that are kept."""
+        self._adapter.close()
+
+    def adapter(self) -> Adapter:
+        """Return the pool of this process: a child must not write to the connections of its parent."""
+        if self._pid != os.getpid():
+            with self._lock:
+                if self._pid != os.getpid():
+                    self._adapter = Adapter(pool_maxsize=_KEPT)
+                    self._pid = os.getpid()
+        return self._adapter
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        sign: Callable[[MutableMapping[str, str]], None],
+        body: bytes | Payload | None,
+        line: Line,
+        timeout: tuple[float, float],
+        verify: str | bool,
+        proxies: dict[str, str] | None,
+        trust_env: bool,
+    ) -> Opened:
+        """
+        Send once. What requests raises ends here: it holds the request, and that the key.
+
+        Args:
+            method: ``POST`` or ``GET``.
+            url: Where to.
+            headers: All but the credential.
+            sign: Puts that one into the headers.
+            body: What is sent.
+            line: Knows the deadline, and afterwards whether the request was sent whole.
+            timeout: Seconds to wait for a connection, and for the answer.
+            verify: Whom to trust, as requests takes it.
+            proxies: By scheme; None for a direct way.
+            trust_env: Whether the environment may name proxies too.
+
+        Raises:
+            NoResponseError: Nothing came.
+        """
+        upload = body if body is None or isinstance(body, bytes) else Upload(body)
+        current.line = line
+        try:
+            prepared = Request(method, url, headers=dict(headers), data=upload).prepare()
+            sign(prepared.headers)
+            ways = {} if proxies is None else resolve_proxies(prepared, proxies, trust_env)
+            if (select_proxy(prepared.url or "", ways) or "").lower().startswith("socks"):
+                raise InvalidSchema("SOCKS")
+            response = self.adapter().send(prepared, stream=True, timeout=timeout, verify=verify, proxies=ways)
+            return Opened(response, line)
+        except (RequestException, HTTPError, OSError, PayloadError) as error:
+            wrong = isinstance(error, (InvalidURL, InvalidSchema, InvalidHeader))
+            reason = cause(error)
+        finally:
+            current.line = None
+        if isinstance(upload, Upload):
+            upload.raise_own()
+        raise NoResponseError(reason, wrong=wrong)
+
+
+def put(url: str, data: bytes, *, headers: Mapping[str, str], timeout: float) -> int:
+    """
+    Put bytes at an address, once, over a connection that is not kept and with nothing that the environment says.
+
+    Returns:
+        The HTTP status of the answer.
+
+    Raises:
+        NoResponseError: Nothing came.
+    """
+    before, current.line = current.line, Line(time.monotonic() + timeout, time.monotonic)
+    adapter = Adapter()
+    try:
+        request = Request("PUT", url, headers=dict(headers), data=data).prepare()
+        answer = adapter.send(request, stream=True, timeout=timeout)
+        answer.close()
+    except (RequestException, HTTPError, OSError, ValueError) as error:
+        raise NoResponseError(cause(error), wrong=False) from None
+    else:
+        return int(answer.status_code)
+    finally:
+        current.line = before
+        adapter.close()

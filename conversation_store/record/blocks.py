@@ -18,7 +18,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self, TypeAlias
 
-from attrs import field, frozen
+from attrs import field, fields, frozen
 
 from conversation_store.errors import AttachmentError
 from conversation_store.record import media, splices
@@ -44,7 +44,7 @@ Maybe: TypeAlias = JSON | Literal[Absent.ABSENT]
 Object: TypeAlias = Mapping[str, Any]
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False, repr=False)
 class Block:
     """
     What every block has.
@@ -57,8 +57,25 @@ class Block:
     type: ClassVar[str]
     extra: Object = field(factory=dict, repr=False)
 
+    # Written once for all kinds: to generate them for each would be a tenth of what importing this package costs.
 
-@frozen
+    def __eq__(self, other: object) -> bool:
+        if other.__class__ is not self.__class__:
+            return NotImplemented
+        return all(getattr(self, each.name) == getattr(other, each.name) for each in fields(type(self)) if each.eq)
+
+    __hash__ = None  # type: ignore[assignment]  # some hold dicts
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{each.name}={(each.repr if callable(each.repr) else repr)(getattr(self, each.name))}"
+            for each in fields(type(self))
+            if each.repr
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+@frozen(eq=False, repr=False)
 class Text(Block):
     """Words. ``citations`` may be absent, null or a list, and stays what it was."""
 
@@ -110,7 +127,7 @@ def _bytes_of(source: Object) -> bytes | None:
     return splices.decode(data.encode())
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Image(Block):
     """
     A picture: ``Image.open(path)``, ``.from_bytes(data)``, ``.from_url(url)`` or ``.from_file_id(id)``.
@@ -165,7 +182,7 @@ class Image(Block):
         return _bytes_of(self.source)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Document(Block):
     """
     A PDF or a text: ``Document.open(path)``, ``.from_bytes``, ``.from_text``, ``.from_url``, ``.from_file_id``.
@@ -227,7 +244,7 @@ class Document(Block):
         return _bytes_of(self.source)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class SearchResult(Block):
     """A passage of the caller's own search, to be cited."""
 
@@ -239,7 +256,7 @@ class SearchResult(Block):
     cache_control: Maybe = field(default=ABSENT, kw_only=True, repr=False)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Thinking(Block):
     """The model's reasoning. ``thinking`` may be empty; the signature binds it and must not be touched."""
 
@@ -248,7 +265,7 @@ class Thinking(Block):
     signature: Maybe = field(default=ABSENT, repr=False)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class RedactedThinking(Block):
     """Reasoning that only the API can read."""
 
@@ -256,7 +273,7 @@ class RedactedThinking(Block):
     data: str = field(repr=False)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class ToolUse(Block):
     """The model calls a tool of the caller's; answer it with a ``ToolResult`` of the same id."""
 
@@ -269,7 +286,7 @@ class ToolUse(Block):
     cache_control: Maybe = field(default=ABSENT, kw_only=True, repr=False)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class ToolResult(Block):
     """What a tool of the caller's returned: a string, or blocks."""
 
@@ -281,7 +298,7 @@ class ToolResult(Block):
     cache_control: Maybe = field(default=ABSENT, kw_only=True, repr=False)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class ToolReference(Block):
     """Names a tool inside a tool's result."""
 
@@ -290,7 +307,7 @@ class ToolReference(Block):
     cache_control: Maybe = field(default=ABSENT, kw_only=True, repr=False)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class BrowserState(Block):
     """The tabs of a browser, inside a browser tool's result."""
 
@@ -300,7 +317,7 @@ class BrowserState(Block):
     cache_control: Maybe = field(default=ABSENT, kw_only=True, repr=False)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class ServerToolUse(Block):
     """The model calls a tool that the API runs; never answered by the caller."""
 
@@ -312,7 +329,7 @@ class ServerToolUse(Block):
     cache_control: Maybe = field(default=ABSENT, kw_only=True, repr=False)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class ServerToolResult(Block):
     """What every result of a tool run by the API has; one class per tool below."""
 
@@ -321,7 +338,7 @@ class ServerToolResult(Block):
     cache_control: Maybe = field(default=ABSENT, kw_only=True, repr=False)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class WebSearchToolResult(ServerToolResult):
     """Results of a web search; their encrypted content must come back untouched."""
 
@@ -329,7 +346,7 @@ class WebSearchToolResult(ServerToolResult):
     caller: Maybe = field(default=ABSENT, kw_only=True, repr=False)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class WebFetchToolResult(ServerToolResult):
     """A page the API fetched."""
 
@@ -337,42 +354,42 @@ class WebFetchToolResult(ServerToolResult):
     caller: Maybe = field(default=ABSENT, kw_only=True, repr=False)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class CodeExecutionToolResult(ServerToolResult):
     """What code printed and returned."""
 
     type: ClassVar[str] = "code_execution_tool_result"
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class BashCodeExecutionToolResult(ServerToolResult):
     """What a shell command printed and returned."""
 
     type: ClassVar[str] = "bash_code_execution_tool_result"
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class TextEditorCodeExecutionToolResult(ServerToolResult):
     """What a text editor's command showed or changed."""
 
     type: ClassVar[str] = "text_editor_code_execution_tool_result"
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class ToolSearchToolResult(ServerToolResult):
     """The tools a search among tools found."""
 
     type: ClassVar[str] = "tool_search_tool_result"
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class AdvisorToolResult(ServerToolResult):
     """What the advising model said."""
 
     type: ClassVar[str] = "advisor_tool_result"
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class ContainerUpload(Block):
     """A file put into, or made in, a code-execution container."""
 
@@ -381,7 +398,7 @@ class ContainerUpload(Block):
     cache_control: Maybe = field(default=ABSENT, kw_only=True, repr=False)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class McpToolUse(Block):
     """The model calls a tool of an MCP server."""
 
@@ -393,7 +410,7 @@ class McpToolUse(Block):
     cache_control: Maybe = field(default=ABSENT, kw_only=True, repr=False)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class McpToolResult(Block):
     """What an MCP server's tool returned."""
 
@@ -404,7 +421,7 @@ class McpToolResult(Block):
     cache_control: Maybe = field(default=ABSENT, kw_only=True, repr=False)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class McpToolListing(Block):
     """The tools an MCP server offered, kept so that it need not be asked again."""
 
@@ -413,7 +430,7 @@ class McpToolListing(Block):
     tools: Sequence[Any]
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Compaction(Block):
     """What the API wrote in place of earlier turns; echoed exactly as received."""
 
@@ -425,7 +442,7 @@ class Compaction(Block):
     cache_control: Maybe = field(default=ABSENT, kw_only=True, repr=False)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Fallback(Block):
     """Where another model took over inside an answer; never moved, never dropped."""
 
@@ -435,7 +452,7 @@ class Fallback(Block):
     trigger: Maybe = ABSENT
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class ToolAddition(Block):
     """Adds a tool in the middle of a conversation; only in a system message."""
 
@@ -444,7 +461,7 @@ class ToolAddition(Block):
     cache_control: Maybe = field(default=ABSENT, kw_only=True, repr=False)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class ToolRemoval(Block):
     """Removes a tool in the middle of a conversation; only in a system message."""
 
@@ -453,7 +470,7 @@ class ToolRemoval(Block):
     cache_control: Maybe = field(default=ABSENT, kw_only=True, repr=False)
 
 
-@frozen
+@frozen(eq=False, repr=False)
 class Unknown(Block):
     """
     A block newer than this library, kept whole: ``kind`` is its ``type``, ``extra`` everything else.

@@ -8,16 +8,18 @@ keys are kept. What a caller gives is checked first: an unknown key is a mistake
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, Final, TypeAlias
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from attrs import NOTHING, fields
-from cattrs import Converter
 
 from conversation_store.errors import ContentError
 from conversation_store.record import canonical, splices
 from conversation_store.record.blocks import ABSENT, KNOWN, Block, Unknown
 from conversation_store.record.splices import Cut, Later, Parted
+
+if TYPE_CHECKING:
+    from cattrs import Converter
 
 Content: TypeAlias = "str | Block | Mapping[str, Any]"
 """What a caller may give as one piece of content: words, a block object, or a dict in the API's shape."""
@@ -80,20 +82,25 @@ def _unstructure(block: Block) -> dict[str, Any]:
     return value
 
 
-_converter: Final = Converter()
-_converter.register_structure_hook(Block, _structure)
-for _kind in (*KNOWN.values(), Unknown):
-    _converter.register_unstructure_hook(_kind, _unstructure)
+@cache
+def _converter() -> Converter:
+    # Made when somebody looks at a block: words go by as they are, and most processes never look.
+    from cattrs import Converter  # noqa: PLC0415 - likewise
+
+    made = Converter()
+    made.register_structure_hook(Block, _structure)
+    made.register_unstructure_hook(Block, _unstructure)  # and for every kind of block
+    return made
 
 
 def block_of(value: Mapping[str, Any]) -> Block:
     """Look at a JSON object as a block. Never fails: what it does not know, it keeps as ``Unknown``."""
-    return _converter.structure(value, Block)
+    return _converter().structure(value, Block)
 
 
 def value_of(block: Block) -> dict[str, Any]:
     """Write a block as a JSON object: ``type`` first, absent keys left out, unknown keys last."""
-    written: dict[str, Any] = _converter.unstructure(block)
+    written: dict[str, Any] = _converter().unstructure(block)
     return written
 
 

@@ -1213,9 +1213,9 @@ def test_a_child_does_not_use_the_connections_of_its_parent(serve: Any, connect:
     server = serve(answer())
     client = connect(server)
     client.send(b"{}")
-    adapter = client._connections()
-    client._pid = -1
-    assert client._connections() is not adapter
+    adapter = client._connections.adapter()
+    client._connections._pid = -1
+    assert client._connections.adapter() is not adapter
     client.send(b"{}")
     assert [heard.connection for heard in server.heard] == [1, 2]
     adapter.close()

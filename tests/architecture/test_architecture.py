@@ -56,11 +56,11 @@ DOORS: Final[Mapping[str, tuple[str, ...]]] = {
     "psycopg": ("storage/",),
     "pybase64": ("record/splices.py", "testing/"),
     "pymysql": ("storage/",),
-    "requests": ("api/client.py", "api/connection.py"),
+    "requests": ("api/connection.py",),
     "rich": ("cli/",),
     "sqlalchemy": ("storage/", "migrations/"),
     "sqlite3": ("storage/",),
-    "urllib3": ("api/client.py", "api/connection.py"),
+    "urllib3": ("api/connection.py",),
 }
 TYPES: Final = {"sqlalchemy.Connection", "sqlalchemy.Engine", "sqlalchemy.URL"}  # as types, they may cross these rooms:
 TYPED: Final = (
@@ -79,11 +79,12 @@ HIDDEN: Final[Mapping[str, str]] = {  # where an import may stand in a function:
     "integrations/": "*",  # not when the module is imported
     "viewer/": "*",
     "audit/keys.py": "cryptography",  # an optional extra: a key is an address until it is used
+    "record/codec.py": "cattrs",  # typed blocks are made when somebody looks
     "storage/cipher.py": "cryptography",  # likewise: nothing is encrypted in most stores
     "storage/keyring.py": "cryptography",
     "storage/migrate.py": "alembic",  # nothing heavy at import, and most processes migrate nothing
 }
-DEFERRED: Final = (  # what few processes call; conversation.py and store.py import it when it is called
+_SELDOM: Final = (  # what few processes call
     "audit",
     "compaction",
     "formats",
@@ -92,10 +93,19 @@ DEFERRED: Final = (  # what few processes call; conversation.py and store.py imp
     "record.words",
     "storage.rotation",
     "storage.search",
+    "tokens",
     "tools",
     "transfer",
+    "views",
 )
-DEFERRING: Final = (f"{PACKAGE}/conversation.py", f"{PACKAGE}/store.py")
+DEFERRED: Final[Mapping[str, tuple[str, ...]]] = {  # which of our own modules a file imports when it is called
+    "conversation.py": (*_SELDOM, "api.stream", "streaming"),  # not every bot streams
+    "history.py": ("api.stream",),
+    "pending.py": ("api.stream",),
+    "store.py": _SELDOM,
+    "windows.py": ("tokens", "views"),
+    "api/client.py": ("api.connection",),  # and requests with it: most processes at work on a store send nothing
+}
 # Errors carry findings and attempts, values of higher floors, and name their types for the type checker only.
 ANNOTATING: Final = f"{PACKAGE}/errors.py"
 
@@ -150,7 +160,8 @@ def behind(path: str, doors: tuple[str, ...]) -> bool:
 
 def may_wait(path: str, target: str) -> bool:
     """Say whether a file may import one of our modules when it is called."""
-    return path in DEFERRING and f"{target}.".startswith(tuple(f"{PACKAGE}.{name}." for name in DEFERRED))
+    waiting = DEFERRED.get(path.removeprefix(f"{PACKAGE}/"), ())
+    return f"{target}.".startswith(tuple(f"{PACKAGE}.{name}." for name in waiting))
 
 
 def fault_of_ours(imported: Import, target: str) -> str | None:
@@ -230,7 +241,8 @@ def test_what_few_call_is_not_loaded() -> None:
     told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT)
     loaded = told.stdout.split()
     assert f"{PACKAGE}.storage.log" in loaded
-    assert not [name for name in loaded if any(may_wait(path, name) for path in DEFERRING)]
+    assert "requests" not in loaded
+    assert not [name for name in loaded if any(may_wait(path, name) for path in DEFERRED)]
 
 
 def test_the_house_is_built_to_plan() -> None:
@@ -242,7 +254,7 @@ def test_the_house_is_built_to_plan() -> None:
 
 
 ALLOWED = {
-    "api/client.py": "import requests\nfrom urllib3.util import Retry\nfrom conversation_store import errors",
+    "api/connection.py": "import requests\nfrom urllib3.util import Retry\nfrom conversation_store import errors",
     "audit/seal.py": "from sqlalchemy import Connection, Engine\nfrom conversation_store.storage import tables",
     "cli/main.py": "import click\ndef run():\n 'Run.'\n import rich",
     "errors.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n from conversation_store.api import rules",
