@@ -441,12 +441,15 @@ class _Blobs:
 
 # --- reading ----------------------------------------------------------------------------------------------------
 
+_Used: TypeAlias = tuple[Entry, Sequence[tuple[bytes, bytes]]]
+"""An entry, and for each blob it uses the digest and the salt of that use."""
+
 
 @define
 class _Lines:
     """The entries of a log until they are written: the first as they were read, what is more as lines in a file."""
 
-    _read: list[Logged] = Factory(list)
+    _read: list[_Used] = Factory(list)
     _size: int = 0
     _file: IO[bytes] | None = None
 
@@ -454,18 +457,20 @@ class _Lines:
         """Keep the next entry, which was read from a line."""
         self._size += len(line)
         if self._size <= _LINES_IN_MEMORY:
-            self._read.append(found)
+            self._read.append((found.entry, found.uses))
             return
         if self._file is None:
             self._file = TemporaryFile()  # noqa: SIM115 - closed by close()
         self._file.write(line if line.endswith(b"\n") else line + b"\n")
 
-    def __iter__(self) -> Iterator[Logged]:
-        """Give the entries, from the first; may be done again."""
+    def __iter__(self) -> Iterator[_Used]:
+        """Give the entries and what they use, from the first; may be done again."""
         yield from self._read
         if self._file is not None:
             self._file.seek(0)
-            yield from (found for line in self._file if isinstance(found := jsonl.read(line), Logged))
+            yield from (
+                (found.entry, found.uses) for line in self._file if isinstance(found := jsonl.read(line), Logged)
+            )
 
     def close(self) -> None:
         """Let go of them."""
@@ -485,7 +490,12 @@ class _Log:
     begun: Begun
     line: int
     links: chain.Links
-    head: Head
+    digest: bytes
+    length: int = 0
+    view: int = 0
+    settings: int = 0
+    token: bytes = NO_TOKEN
+    pending: int = -1
     lines: _Lines = Factory(_Lines)
     trusted: bool = True
     broken: bool = False
@@ -498,6 +508,18 @@ class _Log:
     arrived: list[Arrived] = Factory(list)
     missing: list[tuple[Fault, bool, int]] = Factory(list)
     erased: list[Mapping[str, Any]] = Factory(list)
+
+    @property
+    def head(self) -> Head:
+        """Where it stands."""
+        return Head(
+            length=self.length,
+            digest=self.digest,
+            view_position=self.view,
+            settings_position=self.settings,
+            token=self.token,
+            pending_position=self.pending,
+        )
 
 
 @define
@@ -556,6 +578,8 @@ class _Reader:
         if not isinstance(found, Piece):
             self._settle_blob()
         match found:
+            case Logged():  # nearly every line
+                self._log(found, line)
             case Opening():
                 self._opened = True
             case Begun():
@@ -565,8 +589,6 @@ class _Reader:
                 self._counts["blobs"] += 1
             case Piece():
                 self._blobs.add(found)
-            case Logged():
-                self._log(found, line)
             case Arrived():
                 self._current().arrived.append(found)
             case Ended():
@@ -593,7 +615,7 @@ class _Reader:
             begun,
             self._number,
             chain.Links(begun.conversation.bytes),
-            Head(length=0, digest=chain.genesis(begun.conversation)),
+            chain.genesis(begun.conversation),
         )
         # What is told twice is told once too often: which of the two is meant nobody knows.
         self._now.broken = before is not None and before.begun.conversation == begun.conversation
@@ -604,23 +626,15 @@ class _Reader:
     def _log(self, found: Logged, line: bytes) -> None:
         now, entry = self._current(), found.entry
         self._counts["entries"] += 1
-        before, trusted = now.head, now.trusted
+        before, head, trusted = now.length, now.digest, now.trusted
         # Go on from what is told, so that one change is one fault.
-        now.head = Head(
-            length=entry.position + 1,
-            digest=entry.digest,
-            view_position=before.view_position,
-            settings_position=before.settings_position,
-            token=before.token,
-            pending_position=before.pending_position,
-        )
-        now.trusted = True
+        now.length, now.digest, now.trusted = entry.position + 1, entry.digest, True
         now.lines.add(found, line)
         if entry.kind not in chain.KINDS:
             raise CodecError(f"expected a kind of entry, found {shown(entry.kind)}")
-        if entry.position != before.length and trusted:
-            raise CodecError(f"entry {before.length} was to follow, not {entry.position}")
-        digest = now.links.after(before.digest, entry.position, entry.at, entry.kind, entry.header)
+        if entry.position != before and trusted:
+            raise CodecError(f"entry {before} was to follow, not {entry.position}")
+        digest = now.links.after(head, entry.position, entry.at, entry.kind, entry.header)
         if trusted and digest != entry.digest:
             raise CodecError("the digest is not that of this entry after the one before")
         fields = fields_of(entry.header) if found.fields is None else found.fields
@@ -649,10 +663,10 @@ class _Reader:
 
     def _end(self, ended: Ended) -> None:
         now = self._current()
-        stands = (now.begun.conversation, now.head.length, now.head.digest)
+        stands = (now.begun.conversation, now.length, now.digest)
         if (ended.conversation, ended.length, ended.head) != stands:
             self._fault("the conversation's length or head is another one than its entries make")
-        if not now.head.length:
+        if not now.length:
             self._fault("a conversation has at least one entry")
         self._settle_missing(now)
         try:
@@ -696,9 +710,9 @@ class _Reader:
             pieces = partial(self._blobs.pieces, blob)
             if blobs.put_known(self.database, self.scope, as_kept, measures, pieces, of=of, at=at) != facts.media_type:
                 raise _RefusedError(f"the blob {digest.hex()} is kept here as something else than {facts.media_type}")
-        if now.head.pending_position >= 0:
+        if now.pending >= 0:
             # Whoever was at it is not here: it reads as unknown, and recover() takes it over.
-            now.head = evolve(now.head, token=identity.new_token())
+            now.token = identity.new_token()
         added = self.database.write(partial(_write, scope=self.scope, now=now))
         self.database.appended()
         with self.database.read() as connection:
@@ -716,13 +730,13 @@ def _note(now: _Log, entry: Entry, fields: Mapping[str, Any]) -> None:
         now.first_at = entry.at
         _note_parent(now, entry, fields)
     if entry.kind == "view" and "once" not in fields:
-        now.head = evolve(now.head, view_position=position)
+        now.view = position
     elif entry.kind == "settings":
-        now.head = evolve(now.head, settings_position=position)
+        now.settings = position
     elif entry.kind == "request":
-        now.head = evolve(now.head, pending_position=position)
+        now.pending = position
     elif entry.kind == "outcome":
-        now.head = evolve(now.head, pending_position=-1)
+        now.pending = -1
     elif entry.kind == "labelled" and entry.body is not None:
         said = canonical.object_of(entry.body)
         title, metadata = said.get("title"), said.get("metadata")
@@ -765,11 +779,11 @@ def _write(connection: Connection, scope: str, now: _Log) -> int:
         first, pending = 0, None
     else:
         first = kept.head.length
-        shared = min(first, now.head.length) - 1
+        shared = min(first, now.length) - 1
         here = log.digest_at(connection, of, shared)
-        if next((each.entry.digest for each in now.lines if each.entry.position == shared), None) != here:
+        if next((entry.digest for entry, _ in now.lines if entry.position == shared), None) != here:
             raise _RefusedError("another log is here under this id: the two part before the shorter one ends")
-        if now.head.length <= first:
+        if now.length <= first:
             return 0
         if kept.head.token != NO_TOKEN and not kept.lease_over:
             raise BusyError(of, kept.lease_until)
@@ -778,9 +792,9 @@ def _write(connection: Connection, scope: str, now: _Log) -> int:
         pending = kept.head.pending_position if kept.head.token != NO_TOKEN else None
     _write_entries(connection, scope, now, first, pending)
     log.label(connection, of, now.title, now.metadata)
-    if now.head.pending_position >= 0:
-        journal.put(connection, of, now.head.pending_position, [(each.at, each.data) for each in now.arrived])
-    return now.head.length - first
+    if now.pending >= 0:
+        journal.put(connection, of, now.pending, [(each.at, each.data) for each in now.arrived])
+    return now.length - first
 
 
 def _refuse_new(connection: Connection, scope: str, now: _Log) -> None:
@@ -802,13 +816,13 @@ def _write_entries(connection: Connection, scope: str, now: _Log, first: int, pe
     deriving = Exchanges(of, lambda position: settings_at(connection, of, position).body, open_now)
     page: list[Entry] = []
     uses: list[Use] = []
-    for each in now.lines:
-        if each.entry.position < first:
+    for entry, used in now.lines:
+        if entry.position < first:
             continue
-        page.append(each.entry)
+        page.append(entry)
         uses += [
-            Use(entry=each.entry.position, number=number, digest=digest, salt=salt)
-            for number, (digest, salt) in enumerate(each.uses)
+            Use(entry=entry.position, number=number, digest=digest, salt=salt)
+            for number, (digest, salt) in enumerate(used)
         ]
         if len(page) == PAGE:
             _write_page(connection, scope, deriving, page, uses)

@@ -224,6 +224,7 @@ def _as_written(line: bytes) -> Logged | None:
         return None
     position, kind, at, digest, salt, request_salt = found.groups()
     try:
+        canonical.refuse_deep(line)
         fields, header, end = canonical.object_at(line, text, found.end())
         parts: dict[str, bytes] = {}
         for name in ("body", "about"):

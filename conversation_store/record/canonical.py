@@ -74,7 +74,13 @@ def text_of(data: bytes) -> str:
         raise CodecError("not UTF-8", error.start) from None
 
 
-def _refuse_deep(data: bytes) -> None:
+def refuse_deep(data: bytes) -> None:
+    """
+    Count how deep JSON is nested, whatever else it is.
+
+    Raises:
+        CodecError: Deeper than ``DEEPEST``.
+    """
     if data.count(b"[") + data.count(b"{") <= DEEPEST:
         return
     depth = 0
@@ -112,7 +118,7 @@ def loads(data: bytes) -> JSON:
         CodecError: With the byte at which it was noticed.
     """
     text = text_of(data)
-    _refuse_deep(data)
+    refuse_deep(data)
     value, end = _value_at(text, 0 if text.startswith(("{", "[")) else _after_space(text, 0))
     if end != len(text) and (end := _after_space(text, end)) != len(text):
         raise CodecError("something follows the JSON value", len(text[:end].encode()))
@@ -134,17 +140,16 @@ def object_of(data: bytes) -> Mapping[str, Any]:
 
 def object_at(data: bytes, text: str, start: int) -> tuple[Mapping[str, Any], bytes, int]:
     """
-    Parse the object that begins at a character of *text*, which is *data* decoded.
+    Parse the object that begins at a character of *text*, which is *data* decoded and not too deep (``refuse_deep``).
 
     Returns:
         The object, its bytes, and the character at which it ends.
 
     Raises:
-        CodecError: There is none, or *data* is too deep.
+        CodecError: There is none.
     """
-    _refuse_deep(data)
     value, end = _value_at(text, start)
-    if not isinstance(value, Mapping):
+    if type(value) is not dict:
         raise CodecError("expected a JSON object")
     return value, data[start:end] if text.isascii() else text[start:end].encode(), end
 
@@ -200,7 +205,7 @@ def members(data: bytes) -> dict[str, Member]:
         CodecError: The bytes are not one JSON object.
     """
     text = text_of(data)
-    _refuse_deep(data)
+    refuse_deep(data)
     return {member.name: member for member in _in_bytes(text, _walk(text, "{", "}"))}
 
 
@@ -212,7 +217,7 @@ def items(data: bytes) -> list[Member]:
         CodecError: The bytes are not one JSON array.
     """
     text = text_of(data)
-    _refuse_deep(data)
+    refuse_deep(data)
     return _in_bytes(text, _walk(text, "[", "]"))
 
 
