@@ -113,6 +113,7 @@ class _Draft:
     """A request as it would be: its settings, its new turns as they were said, and what the rule book says."""
 
     body: bytes
+    params: Mapping[str, Any]
     version: str
     betas: tuple[str, ...]
     overrides: Settings
@@ -171,6 +172,7 @@ def _draft(history: History, said: Said, shown: Shown | None = None) -> _Draft:
     )
     return _Draft(
         body=body,
+        params=params,
         version=version,
         betas=betas,
         overrides=overrides,
@@ -241,7 +243,7 @@ def plan(history: History, said: Said, shown: Shown | None = None) -> Planned:
     at = identity.now()
     new = [(origin, history.kept_apart(message, at)) for origin, message in draft.new]
     history.secrets |= draft.secrets
-    params = canonical.object_of(draft.body)
+    params = draft.params
     parts = [_part(history, origin, each) for origin, each in new]
     markers: Sequence[Marker] = ()
     if draft.lifetime is not None:

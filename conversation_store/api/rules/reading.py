@@ -95,9 +95,17 @@ def tried(outline: Outline, messages: Messages, extra: Sequence[Part]) -> tuple[
     trial, size = outline.extended(), 0
     for group in messages.tail(extra):
         size += 1 + sum(map(len, group.pieces))
+        if _is_words_of_user(group.pieces) and trial.pass_by("user"):
+            continue
         ours = group.first is None or not messages.is_models(group.first)
         trial.take(_read(group.pieces, trial.count, group.first, group.turns, ours=ours))
     return trial, size
+
+
+def _is_words_of_user(pieces: Sequence[Piece]) -> bool:
+    # Not of the assistant: what ends a request in its name is looked at as a prefill.
+    piece = pieces[0]
+    return len(pieces) == 1 and isinstance(piece, bytes) and piece.startswith(b'{"role":"user"') and is_mere_text(piece)
 
 
 def _mere(role: str, n: int, turn: int) -> Message:
