@@ -8,6 +8,7 @@ import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -16,9 +17,10 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, create_engine, event, insert, make_url, select
 
-from conversation_store import Client, Listed, Store
+from conversation_store import Client, Conversation, Listed, Store
 from conversation_store.errors import (
     ConfigurationError,
+    ConflictError,
     ContentError,
     ConversationStoreError,
     DatabaseError,
@@ -510,3 +512,52 @@ def test_a_hosts_own_tables_live_beside_ours(bare_database_url: str) -> None:
         assert connection.execute(select(theirs.c.name).order_by(theirs.c.id)).scalars().all() == ["Ann", "Bob"]
     assert store.verify() == []
     engine.dispose()
+
+
+# --- the connection that writers share ------------------------------------------------------------------------------
+
+
+def taken(store: Store) -> list[Any]:
+    """Note every connection that is taken from the pool of a store from now on."""
+    found: list[Any] = []
+    event.listen(store._database.engine, "checkout", lambda connection, *_: found.append(connection))
+    return found
+
+
+def test_writers_of_a_file_share_a_connection_that_is_kept(tmp_path: Path) -> None:
+    """Appends of any conversation and thread take none from the pool; what goes wrong in one is not met by the next."""
+    with Store(f"sqlite:///{tmp_path / 'bot.db'}") as store:
+        chats = [store.open(f"{n}", **SETTINGS) for n in range(4)]
+        chats[0].user("first")
+        found = taken(store)
+
+        def say(chat: Conversation) -> None:
+            for n in range(25):
+                chat.user(f"{n}")
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(say, chats))
+        assert found == []
+
+        stale = store.get("0")
+        chats[0].user("once more")
+        found.clear()
+        with pytest.raises(ConflictError):
+            stale.user("from an older state")
+        stale.refresh().user("from this one")
+        chats[1].user("and on")
+        assert len(set(map(id, found))) <= 2  # one to read with, one to write with
+        store._database.engine.dispose()
+        chats[2].user("anew")
+        assert [chat.version for chat in (store.get(f"{n}") for n in range(4))] == [30, 28, 28, 27]
+        assert store.verify() == []
+
+
+def test_a_kept_connection_goes_with_its_store(tmp_path: Path) -> None:
+    """Closing a store leaves no connection open: the log is copied into the file and gone."""
+    path = tmp_path / "bot.db"
+    with Store(f"sqlite:///{path}") as store:
+        store.open("a", **SETTINGS).user("hello")
+        assert path.with_name("bot.db-wal").exists()
+    assert not path.with_name("bot.db-wal").exists()
+    assert store._database._writer is None
