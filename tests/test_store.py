@@ -560,4 +560,4 @@ def test_a_kept_connection_goes_with_its_store(tmp_path: Path) -> None:
         store.open("a", **SETTINGS).user("hello")
         assert path.with_name("bot.db-wal").exists()
     assert not path.with_name("bot.db-wal").exists()
-    assert store._database._writer is None
+    assert store._database._writers == []

@@ -277,7 +277,7 @@ class Database:
         self.path = path
         self.dialect = engine.dialect.name
         self._lock = None if path is None else _WriterLock(f"{path}.lock")
-        self._writer: tuple[Connection, Pool] | None = None
+        self._writers: list[tuple[Connection, Pool]] = []
         self._one_connection = isinstance(engine.pool, StaticPool)
         self._threads = threading.RLock()
         self._process = os.getpid()
@@ -324,7 +324,7 @@ class Database:
 
     def carry(self, **options: object) -> None:
         """Give every connection from now on some execution options: what storage is to do with what passes it."""
-        self._let_writer_go()
+        self._let_writers_go()
         same = self._reading is self.engine
         self.engine = self.engine.execution_options(**options)
         self._reading = self.engine if same else self._reading.execution_options(**options)
@@ -412,8 +412,8 @@ class Database:
         if self._process != os.getpid():
             self._process = os.getpid()
             self._threads = threading.RLock()
-            _inherited.append((self._writer, self.engine.pool))
-            self._writer = None
+            _inherited.append((self._writers, self.engine.pool))
+            self._writers = []
             self.engine.dispose(close=False)
             if self._lock is not None:
                 self._lock.forget()
@@ -446,35 +446,44 @@ class Database:
 
     @contextmanager
     def _to_write(self) -> Iterator[Connection]:
-        """
-        Give a connection to write with, alone where writers must be.
-
-        Writers of a file of our own wait for one another anyhow. So they share one connection, which is kept: to take
-        one from the pool for each transaction and give it back would cost as much as the statements of an append.
-        """
-        if self._lock is None:
-            with self._alone(), _as_writer(), self.engine.connect() as connection:
-                yield connection
-            return
+        """Give a connection to write with, alone where writers must be."""
         lock = self._lock
+        if lock is None:
+            with self._alone(), _as_writer():
+                yield from self._kept()
+            return
         with lock.threads:
             try:
                 lock.take()
-                kept = self._writer
-                if kept is None or kept[1] is not self.engine.pool:
-                    self._let_writer_go()
-                    kept = self._writer = (self.engine.connect(), self.engine.pool)
-                yield kept[0]
-            except BaseException:
-                self._let_writer_go()
-                raise
+                yield from self._kept()
             finally:
                 lock.give_back()
 
-    def _let_writer_go(self) -> None:
-        kept, self._writer = self._writer, None
-        if kept is not None:
+    def _kept(self) -> Iterator[Connection]:
+        """
+        Give the connection that is kept for writing, and keep it again unless something went wrong.
+
+        To take one from the pool for each transaction and give it back would cost as much as the statements of an
+        append. Of a host's engine none is kept; of ours one, whatever the number of threads.
+        """
+        kept = self._writers.pop() if self._writers else None
+        if kept is not None and kept[1] is not self.engine.pool:
             kept[0].close()
+            kept = None
+        connection, pool = kept or (self.engine.connect(), self.engine.pool)
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        if self.owned and not self._writers:
+            self._writers.append((connection, pool))
+        else:
+            connection.close()
+
+    def _let_writers_go(self) -> None:
+        while self._writers:
+            self._writers.pop()[0].close()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -681,10 +690,10 @@ class Database:
             # Where there is no log to copy (it was no database of ours) no lock file is left behind either.
             logged = self._lock is not None and Path(f"{self.path}-wal").exists()
             with self._lock.held() if self._lock and logged else _nothing():
-                self._let_writer_go()
+                self._let_writers_go()
                 self.engine.dispose()
         except ConversationStoreError:
-            self._let_writer_go()
+            self._let_writers_go()
             self.engine.dispose()
         if self._lock is not None:
             self._lock.close()
