@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from functools import partial
 
 
 def ours(path: str) -> dict[str, object]:
@@ -44,6 +45,21 @@ def floor(path: str) -> dict[str, object]:
     return {"seconds": joined, "with digest": took, "bytes": len(body), "sha256": digest.hexdigest()}
 
 
+def through(module: str, path: str) -> dict[str, object]:
+    """Open another library's store, load its conversation, build what a request would carry."""
+    from contextlib import ExitStack  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    from tests.benchmarks import peers  # noqa: PLC0415
+
+    peers.load(module)
+    begun = time.perf_counter()
+    with ExitStack() as closing:
+        body = peers.PEERS[module](Path(path), closing).body()
+        took = time.perf_counter() - begun
+    return {"seconds": took, "bytes": len(body)}
+
+
 def imports(statement: str) -> dict[str, object]:
     """Run an import."""
     begun = time.perf_counter()
@@ -52,4 +68,6 @@ def imports(statement: str) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"ours": ours, "floor": floor, "imports": imports}[sys.argv[1]](sys.argv[2])))  # noqa: T201
+    works = {"ours": ours, "floor": floor, "imports": imports}
+    what = works.get(sys.argv[1]) or partial(through, sys.argv[1])
+    print(json.dumps(what(sys.argv[2])))  # noqa: T201

@@ -1,17 +1,13 @@
 """
 The same work through other libraries, where they are installed.
 
-None of them keeps a hash chain, a compare-and-set or a record of what was sent; the bodies they give are of the same
-messages. In the table, the last column names the peer, and a ratio below 1 says how much longer it takes.
+In the table, the last column names the peer, and a ratio below 1 says how much longer it takes.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
+import statistics
 from contextlib import ExitStack
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -19,61 +15,30 @@ import pytest
 from conversation_store import Store
 from tests.benchmarks import histories
 from tests.benchmarks.conftest import Beside, Place
+from tests.benchmarks.peers import PEERS, named
+from tests.benchmarks.test_fresh import child, compiled_once, median
+
+__all__ = ("compiled_once",)  # a fixture: the children find bytecode
 
 SIZES: Final = [100, 1_000, 10_000]
 
-
-class Agents:
-    """``SQLiteSession`` of OpenAI Agents."""
-
-    name = "openai-agents"
-
-    def __init__(self, path: Path, closing: ExitStack) -> None:
-        from agents import SQLiteSession  # noqa: PLC0415 - a peer, only where it is installed
-
-        self._session = SQLiteSession("telegram:42", path)
-        closing.callback(self._session.close)
-        self._run = closing.enter_context(asyncio.Runner()).run
-
-    def append(self, *texts: str) -> None:
-        """Append turns."""
-        items: list[Any] = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
-        self._run(self._session.add_items(items))
-
-    def body(self) -> bytes:
-        """Write what a request would carry."""
-        return json.dumps(self._run(self._session.get_items())).encode()
+pytestmark = [pytest.mark.parametrize("module", PEERS), pytest.mark.filterwarnings("ignore")]
 
 
-class LangChain:
-    """``SQLChatMessageHistory`` of LangChain."""
-
-    name = "langchain-community"
-
-    def __init__(self, path: Path, closing: ExitStack) -> None:
-        from langchain_community.chat_message_histories import SQLChatMessageHistory  # noqa: PLC0415 - likewise
-        from langchain_core.messages import AIMessage, HumanMessage  # noqa: PLC0415 - likewise
-
-        self._kinds: Any = (HumanMessage, AIMessage)
-        self._history = SQLChatMessageHistory("telegram:42", connection=f"sqlite:///{path}")
-        closing.callback(self._history.engine.dispose)
-
-    def append(self, *texts: str) -> None:
-        """Append turns."""
-        self._history.add_messages([self._kinds[n % 2](text) for n, text in enumerate(texts)])
-
-    def body(self) -> bytes:
-        """Write what a request would carry."""
-        messages = self._history.messages
-        return json.dumps([{"role": each.type, "content": each.content} for each in messages]).encode()
-
-
-PEERS: Final[dict[str, type[Agents | LangChain]]] = {"agents": Agents, "langchain_community": LangChain}
+@pytest.mark.parametrize("turns", [5_000])
+def test_append(beside: Beside, memory: Place, module: str, turns: int) -> None:
+    """A turn is appended to a conversation of 5,000."""
+    pytest.importorskip(module)
+    path, text = memory.folder / "bot.db", histories.TEXT
+    histories.write(path, beside.turns(turns))
+    with Store(histories.url_of(path)) as store, ExitStack() as closing:
+        chat, peer = store.get(histories.KEY), PEERS[module](memory.folder / "peer.db", closing)
+        peer.append(*[text] * beside.turns(turns))
+        theirs = {named(module): lambda: peer.append(text)}
+        beside(f"append a turn, N = {turns:,}", memory.label, lambda: histories.say(chat), theirs, rounds=200)
 
 
 @pytest.mark.parametrize("turns", SIZES)
-@pytest.mark.parametrize("module", PEERS)
-@pytest.mark.filterwarnings("ignore")
 def test_next_turn(beside: Beside, memory: Place, module: str, turns: int) -> None:
     """A turn is appended, the whole body made, the answer appended."""
     pytest.importorskip(module)
@@ -94,6 +59,29 @@ def test_next_turn(beside: Beside, memory: Place, module: str, turns: int) -> No
             assert peer.body().count(text.encode()) > 1
             peer.append(text)
 
-        name = f"{PEERS[module].name} {version(PEERS[module].name)}"
         cost = f"append, next body, append, N = {turns:,}"
-        beside(cost, memory.label, ours, {name: theirs}, rounds=20)
+        beside(cost, memory.label, ours, {named(module): theirs}, rounds=20)
+
+
+@pytest.mark.parametrize("turns", [10_000])
+def test_fresh(beside: Beside, memory: Place, module: str, turns: int) -> None:
+    """A fresh process opens the store, loads its turns, and has the next body."""
+    pytest.importorskip(module)
+    path, other = memory.folder / "bot.db", memory.folder / "peer.db"
+    turns = beside.turns(turns)
+    histories.write(path, turns)
+    with ExitStack() as closing:
+        PEERS[module](other, closing).append(*[histories.TEXT] * turns)
+    ours: list[dict[str, Any]] = []
+    theirs: list[dict[str, Any]] = []
+    name, cost = named(module), f"open, load, next body in a fresh process, N = {turns:,}"
+    beside(
+        cost,
+        "whole process, imports included",
+        lambda: ours.append(child("ours", str(path))),
+        {name: lambda: theirs.append(child(module, str(other), "ignore"))},
+        rounds=5,
+    )
+    if beside.measuring:
+        beside.note(cost, "after the imports", median(ours, "seconds"), median(theirs, "seconds"), name)
+    assert min(statistics.mode(each["bytes"] for each in told) for told in (ours, theirs)) > turns * len(histories.TEXT)
