@@ -68,9 +68,16 @@ def test_open_and_next_body(beside: Beside, memory: Place, turns: int) -> None:
     assert {(each["bytes"], each["sha256"]) for each in ours} == {(each["bytes"], each["sha256"]) for each in floors}
 
 
-@pytest.mark.parametrize("statement", ["import conversation_store", "from conversation_store import Client, Store"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import conversation_store",
+        "from conversation_store import Client, Store",
+        "from conversation_store import Client, Store; Client('key')",
+    ],
+)
 def test_import(beside: Beside, statement: str) -> None:
-    """Importing the library, against importing what it depends on."""
+    """Importing the library, against importing what it depends on; what waits for its first use is loaded last."""
     ours: list[dict[str, Any]] = []
     floors: list[dict[str, Any]] = []
     floor = "importing its dependencies (but Alembic, which only a migration needs)"
