@@ -64,7 +64,7 @@ class ConversationStoreError(Exception):
     def __repr__(self) -> str:
         # Written once for all of them, which costs an import less than one generated for each.
         shown = (f"{each.name}={getattr(self, each.name)!r}" for each in fields(type(self)) if each.repr)
-        return f"{type(self).__name__}({', '.join(shown)})"
+        return f"{type(self).__qualname__.rpartition('>.')[2]}({', '.join(shown)})"
 
 
 @define(repr=False)

@@ -27,7 +27,7 @@ from conversation_store.errors import (
     NotFoundError,
     SchemaMismatchError,
 )
-from conversation_store.storage.engine import Database
+from conversation_store.storage.engine import CHECKPOINT_BYTES, Database
 from conversation_store.testing import MessagesAPI
 
 SETTINGS: Final[Mapping[str, Any]] = {"model": "claude-sonnet-5-5", "max_tokens": 64}
@@ -561,3 +561,13 @@ def test_a_kept_connection_goes_with_its_store(tmp_path: Path) -> None:
         assert path.with_name("bot.db-wal").exists()
     assert not path.with_name("bot.db-wal").exists()
     assert store._database._writers == []
+
+
+def test_the_write_ahead_log_is_copied_in_time(tmp_path: Path) -> None:
+    """However much a transaction writes, the log holds what CHECKPOINT_BYTES says, and one transaction more."""
+    path, words = tmp_path / "bot.db", "x" * 900_000
+    with Store(f"sqlite:///{path}") as store:
+        chat = store.open("a", **SETTINGS)
+        for _ in range(30):
+            chat.user(words)
+            assert path.with_name("bot.db-wal").stat().st_size < CHECKPOINT_BYTES + 2 * len(words)

@@ -623,6 +623,7 @@ class Client:
 
         line = Line(deadline=call.deadline, monotonic=self._clock.monotonic)
         left = max(call.deadline - self._clock.monotonic(), 0.001)
+        proxies = None if self._loopback else {scheme: url.reveal() for scheme, url in self._proxies.items()}
         try:
             return self._connections.send(
                 call.method,
@@ -633,14 +634,14 @@ class Client:
                 line=line,
                 timeout=(min(self._connect_timeout, left), left),
                 verify=self._trusted(),
-                proxies=None if self._loopback else {name: url.reveal() for name, url in self._proxies.items()},
+                proxies=proxies,
                 trust_env=self._trust_env,
             )
         except NoResponseError as error:
-            reason = error.reason
-            if error.wrong:
-                message = f"the request could not be sent ({reason}): check base_url and proxies"
-                raise ConfigurationError(message) from None
+            wrong, reason = error.wrong, error.reason
+        del proxies  # what is raised from here on holds no password, nor what was raised before
+        if wrong:
+            raise ConfigurationError(f"the request could not be sent ({reason}): check base_url and proxies")
         if line.deadline <= self._clock.monotonic():
             reason = f"the timeout of {call.timeout:g} s is over"
         return _Outcome(fault=NO_ANSWER if line.sent else NOT_SENT, reason=reason)
@@ -784,10 +785,13 @@ def put(url: str, data: bytes, *, media_type: str, headers: Mapping[str, str], t
 
     check_address(url)
     given = {"User-Agent": _user_agent(), **headers, "Content-Type": media_type}
+    reason, status = None, 0
     try:
         status = connection.put(url, data, headers=given, timeout=timeout)
     except connection.NoResponseError as error:
-        raise NoAnswerError(error.reason) from None
+        reason = error.reason
+    if reason is not None:
+        raise NoAnswerError(reason)
     if not 200 <= status < 300:  # noqa: PLR2004 - success, as HTTP counts it
         raise StatusError(f"HTTP {status}", status=status)
 

@@ -404,10 +404,10 @@ def put(url: str, data: bytes, *, headers: Mapping[str, str], timeout: float) ->
         request = Request("PUT", url, headers=dict(headers), data=data).prepare()
         answer = adapter.send(request, stream=True, timeout=timeout)
         answer.close()
-    except (RequestException, HTTPError, OSError, ValueError) as error:
-        raise NoResponseError(cause(error), wrong=False) from None
-    else:
         return int(answer.status_code)
+    except (RequestException, HTTPError, OSError, ValueError) as error:
+        reason = cause(error)
     finally:
         current.line = before
         adapter.close()
+    raise NoResponseError(reason, wrong=False)

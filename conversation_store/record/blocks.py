@@ -72,7 +72,7 @@ class Block:
             for each in fields(type(self))
             if each.repr
         )
-        return f"{type(self).__name__}({', '.join(shown)})"
+        return f"{type(self).__qualname__.rpartition('>.')[2]}({', '.join(shown)})"
 
 
 @frozen(eq=False, repr=False)

@@ -15,11 +15,12 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from weakref import WeakSet
 
 from sqlalchemy import (
     URL,
@@ -60,9 +61,6 @@ PATIENCE: Final = 15.0
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
 """Size of a write-ahead log from which the writer copies it into the database, under the writers' lock."""
 
-LOOK_EVERY: Final = 16
-"""Transactions of a process after which it looks at that size; the first is followed by a look too."""
-
 VACUUM_BYTES: Final = 64 * 1024 * 1024
 """Size up to which a SQLite file is written anew after an erasure: a second or less."""
 
@@ -85,13 +83,13 @@ _WATCH: Final = 0.001
 """
 Seconds for which a writer looks again and again whether the lock is free: a commit or two.
 
-Shorter, and it hardly ever sees the moment between two commits of one that never rests; in the meantime it has made
-all ready, so that it writes while the other one makes its next append ready.
+Shorter, and it hardly ever sees the moment between two commits of one that never rests. What it is going to write is
+ready meanwhile, so that of many that never rest two at a time take turns.
 """
 _SHORTEST_PAUSE: Final = 0.005
-"""Seconds after which it looks once more for so long; twice as many each time."""
+"""Seconds for which it rests then, before it looks for as long once more; twice as many each time."""
 _LONGEST_PAUSE: Final = 0.03
-"""Where many writers never rest, two at a time write meanwhile: each change of hands costs a cold cache."""
+"""The most of them. Shorter, and more writers are at it at a time: each change of hands costs a cold cache."""
 _AGAIN: Final = frozenset({"locked", "unreachable", "lost a race"})
 
 
@@ -171,9 +169,6 @@ def _run_directly(connection: Connection, sql: str, rows: Sequence[Any]) -> int:
     return touched
 
 
-_inherited: Final[list[object]] = []
-"""Connections of this process's parent, kept so that nothing closes them here. Source: SQLite, How To Corrupt, 2.6."""
-
 _writing: Final = ContextVar("conversation_store_writing", default=False)
 
 
@@ -197,28 +192,23 @@ class _WriterLock:
     def __init__(self, path: str) -> None:
         self._path = path
         self.threads = threading.Lock()
-        self._file: int | None = None
+        self.file: int | None = None
 
     def take(self) -> None:
         """
-        Wait for the lock; its ``threads`` must be held already, and ``give_back`` must follow, whatever is raised.
+        Wait for the lock; its ``threads`` must be held already, and ``file`` be unlocked whatever is raised.
 
         Raises:
             DatabaseError: Another process kept it for too long, or its file cannot be made.
         """
         if fcntl is None:
             return
-        if self._file is None:
+        if self.file is None:
             try:
-                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self.file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except OSError as error:
                 raise DatabaseError("read-only", f"cannot make {self._path}: {error.strerror}") from None
-        self._take(self._file)
-
-    def give_back(self) -> None:
-        """Let the next process have it."""
-        if self._file is not None:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+        self._take(self.file)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -227,7 +217,9 @@ class _WriterLock:
                 self.take()
                 yield
             finally:
-                self.give_back()
+                # Here and not in a method: Ctrl-C is noticed where a function begins, and would leave it locked.
+                if self.file is not None:
+                    fcntl.flock(self.file, fcntl.LOCK_UN)
 
     @staticmethod
     def _take(file: int) -> None:
@@ -255,9 +247,9 @@ class _WriterLock:
         self.close()
 
     def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        if self.file is not None:
+            os.close(self.file)
+            self.file = None
 
 
 class Database:
@@ -281,13 +273,15 @@ class Database:
         self._one_connection = isinstance(engine.pool, StaticPool)
         self._threads = threading.RLock()
         self._process = os.getpid()
+        self._forking = False
         self._checkpointed = 0
-        self._unseen = 0
         self.on_append: Callable[[], None] | None = None
         self._begins = owned and self.dialect == "sqlite"
         # One state of the database for all a reading sees; SQLite and MariaDB do so by themselves.
         snapshot = self.dialect == "postgresql"
         self._reading = engine.execution_options(isolation_level="REPEATABLE READ") if snapshot else engine
+        if owned:
+            _ours.add(self)
 
     @classmethod
     def open(cls, database: str | URL | Engine, *, durability: str = "full") -> Database:
@@ -331,7 +325,8 @@ class Database:
 
     @staticmethod
     def _open_server(url: URL) -> Engine:
-        engine = create_engine(url, hide_parameters=True, execution_options={_UNHEARD: True})
+        # One of its connections is kept for writing: one more than SQLAlchemy's fifteen.
+        engine = create_engine(url, hide_parameters=True, max_overflow=11, execution_options={_UNHEARD: True})
 
         @event.listens_for(engine, "checkout")
         def ping(connection: Any, _record: object, _proxy: object) -> None:
@@ -408,15 +403,43 @@ class Database:
         for promise in missing:
             warnings.warn(f"the SQLite engine given: {promise}", RuntimeWarning, stacklevel=4)
 
-    def _after_fork(self) -> None:
+    def before_fork(self) -> None:
+        """
+        Let nobody write to a SQLite file until the fork is made, and close the connections that are idle.
+
+        A child that inherits one inherits what SQLite knows of its own locks, asks for none where it must, and loses
+        what it wrote when the parent goes. Source: SQLite documentation, How To Corrupt An SQLite Database File, 2.6.
+        """
+        if self._lock is None:
+            return
+        self._forking = self._lock.threads.acquire(timeout=PATIENCE)
+        if not self._forking:
+            return  # a transaction that takes so long is met by the child as one of another process
+        try:
+            # The last connection to go copies the write-ahead log, which is done under the lock.
+            with suppress(DatabaseError):
+                self._lock.take()
+            self._let_writers_go()
+            self.engine.dispose()
+        finally:
+            if self._lock.file is not None:
+                fcntl.flock(self._lock.file, fcntl.LOCK_UN)
+
+    def after_fork_here(self) -> None:
+        """Let writers write on in the parent."""
+        if self._forking and self._lock is not None:
+            self._forking = False
+            self._lock.threads.release()
+
+    def after_fork(self) -> None:
+        """Forget in a child what is the parent's."""
         if self._process != os.getpid():
-            self._process = os.getpid()
             self._threads = threading.RLock()
-            _inherited.append((self._writers, self.engine.pool))
-            self._writers = []
+            self._writers, self._forking = [], False
             self.engine.dispose(close=False)
             if self._lock is not None:
                 self._lock.forget()
+            self._process = os.getpid()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -426,7 +449,7 @@ class Database:
         Raises:
             DatabaseError: The database refused or cannot be reached.
         """
-        self._after_fork()
+        self.after_fork()
         try:
             with self._alone(), self._reading.connect() as connection:
                 self._begin(connection, "BEGIN")
@@ -457,33 +480,38 @@ class Database:
                 lock.take()
                 yield from self._kept()
             finally:
-                lock.give_back()
+                if lock.file is not None:
+                    fcntl.flock(lock.file, fcntl.LOCK_UN)
 
     def _kept(self) -> Iterator[Connection]:
         """
         Give the connection that is kept for writing, and keep it again unless something went wrong.
 
         To take one from the pool for each transaction and give it back would cost as much as the statements of an
-        append. Of a host's engine none is kept; of ours one, whatever the number of threads.
+        append. Of a host's engine none is kept.
         """
-        kept = self._writers.pop() if self._writers else None
-        if kept is not None and kept[1] is not self.engine.pool:
-            kept[0].close()
-            kept = None
-        connection, pool = kept or (self.engine.connect(), self.engine.pool)
+        pool = self.engine.pool
+        try:
+            connection, of = self._writers.pop()
+        except IndexError:
+            connection, of = self.engine.connect(), pool
+        if of is not pool:  # the engine was disposed of
+            connection.close()
+            connection = self.engine.connect()
         try:
             yield connection
         except BaseException:
             connection.close()
             raise
-        if self.owned and not self._writers:
+        if self.owned and not self._writers and pool is self.engine.pool:
             self._writers.append((connection, pool))
         else:
             connection.close()
 
     def _let_writers_go(self) -> None:
-        while self._writers:
-            self._writers.pop()[0].close()
+        with suppress(IndexError):
+            while True:
+                self._writers.pop()[0].close()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -509,7 +537,7 @@ class Database:
         Raises:
             DatabaseError: The database refused; nothing of *work* is in it.
         """
-        self._after_fork()
+        self.after_fork()
         until = time.monotonic() + PATIENCE
         pause = 0.002
         doubtful = False
@@ -557,10 +585,6 @@ class Database:
     def _checkpoint(self, connection: Connection) -> None:
         if self.path is None:
             return
-        if self._unseen:
-            self._unseen -= 1
-            return
-        self._unseen = LOOK_EVERY - 1
         try:
             size = os.stat(f"{self.path}-wal").st_size  # noqa: PTH116 - a hot path
             if size < self._checkpointed:
@@ -627,7 +651,7 @@ class Database:
         """
         if self.dialect != "sqlite":
             return True
-        self._after_fork()
+        self.after_fork()
         until = time.monotonic() + patience
         while not self._emptied():
             if time.monotonic() >= until:
@@ -660,7 +684,7 @@ class Database:
         Raises:
             DatabaseError: The database refused.
         """
-        self._after_fork()
+        self.after_fork()
         names = ", ".join(sorted(metadata.tables))
         statement = {
             "sqlite": "VACUUM",
@@ -684,7 +708,8 @@ class Database:
         """Dispose of our own engine; a host's engine is left alone."""
         if not self.owned:
             return
-        self._after_fork()
+        _ours.discard(self)
+        self.after_fork()
         # The last connection to go copies the write-ahead log, so that too is done under the lock.
         try:
             # Where there is no log to copy (it was no database of ours) no lock file is left behind either.
@@ -702,6 +727,29 @@ class Database:
     def url(self) -> str:
         """The database's URL without its password."""
         return self.engine.url.render_as_string(hide_password=True)
+
+
+_ours: Final = WeakSet[Database]()
+"""The databases whose engines are ours, until they are closed."""
+
+
+def _before_fork() -> None:
+    for each in list(_ours):
+        each.before_fork()
+
+
+def _after_fork_here() -> None:
+    for each in list(_ours):
+        each.after_fork_here()
+
+
+def _after_fork() -> None:
+    for each in list(_ours):
+        each.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_here, after_in_child=_after_fork)
 
 
 def _write_ahead(cursor: Any) -> None:

@@ -153,3 +153,15 @@ def test_a_rule_is_not_surprised(history: list[Block], params: Mapping[str, Any]
     """Whatever JSON stands where, a rule finds fault with it or does not, and never fails."""
     judge(Ask({"messages": history, "model": "claude-opus-4-5", **params}))
     grow(Outline(), kept(history, at_once=True))
+
+
+def test_words_of_the_user_with_another_key_beside_them_are_looked_at() -> None:
+    """A message that ends a request is passed by only where it is a string and nothing else."""
+    for wire, marks in (
+        (b'{"role":"user","content":"a \\"b\\": c"}', set()),
+        (b'{"role":"user","content":"Hi","clear_at":1}', {"clear_at"}),
+        (b'{"role":"user","content":"Hi" ,"clear_at" : 1}', {"clear_at"}),
+    ):
+        parts = [part_of(b"{}", each) for each in (canonical.dumps(user("Hi")), canonical.dumps(assistant("Hi")), wire)]
+        outline, _ = tried(Outline(), Messages(), parts)
+        assert (outline.count, outline.kinds) == (3, marks)

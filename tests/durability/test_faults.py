@@ -7,6 +7,7 @@ import json
 import shutil
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -707,6 +708,77 @@ def test_a_store_survives_a_fork(database_url: str, nursery: Nursery, how: str) 
         expected = ["parent", "parent asks", "yes", "child", "child asks", "yes", "parent again"]
         assert report.value == expected
     assert kept(database_url)[1] == expected
+
+
+PARENT_GOES_FIRST: Final = """
+import os, sys
+from conversation_store import Store
+
+store = Store(sys.argv[1])
+chat = store.open("chat", model="claude-sonnet-5-5", max_tokens=64)
+chat.user("parent")
+gone, tell = os.pipe()
+if os.fork() == 0:
+    os.close(tell)
+    store.get("chat").user("child, while the parent is there")
+    os.read(gone, 1)  # until the parent has closed its end, by itself or by going
+    for n in range(3):
+        store.get("chat").user(f"child {n}")
+    store.close()
+    os._exit(0)
+if sys.argv[2] == "closes":
+    store.close()
+    os.close(tell)
+os.close(gone)
+if sys.argv[2] == "closes":
+    os.wait()
+else:
+    os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("parent", ["closes", "exits"])
+def test_what_a_child_wrote_outlives_its_parent_s_store(database_url: str, parent: str) -> None:
+    """A parent that closes its store, or goes, takes nothing with it that a child has written or will write."""
+    subprocess.run([sys.executable, "-c", PARENT_GOES_FIRST, database_url, parent], check=True, timeout=60)
+    expected = ["parent", "child, while the parent is there", "child 0", "child 1", "child 2"]
+    deadline = time.monotonic() + 30
+    while len(kept(database_url)[1]) < len(expected) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert sorted(kept(database_url)[1]) == sorted(expected)
+
+
+FORKS_MEANWHILE: Final = """
+import os, sys, threading
+from conversation_store import Store
+
+store = Store(sys.argv[1])
+chat, other = (store.open(key, model="claude-sonnet-5-5", max_tokens=64) for key in ("chat", "other"))
+done = threading.Event()
+
+def write():
+    while not done.is_set():
+        other.user("and on")
+
+thread = threading.Thread(target=write)
+thread.start()
+for n in range(10):
+    if os.fork() == 0:
+        store.get("chat").user(f"child {n}")
+        store.close()
+        os._exit(0)
+    assert os.wait()[1] == 0
+done.set()
+thread.join()
+store.close()
+"""
+
+
+def test_a_fork_while_a_thread_writes_leaves_a_child_that_can_write(database_url: str) -> None:
+    """A child inherits no half of a transaction, and no connection that knows of one."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKS_MEANWHILE, database_url], check=True, timeout=120)
+    assert kept(database_url)[1] == [f"child {n}" for n in range(10)]
+    assert kept(database_url, "other")[1]
 
 
 def test_closing_an_inherited_store_leaves_the_parent_s_connection_alone(postgresql: Any, nursery: Nursery) -> None:

@@ -25,6 +25,9 @@ _BRACES: Final = 2
 _COLONS: Final = 4
 """Those of a message and of the one block in it, with nothing but a text."""
 
+_words_of_user: Final = re.compile(rb'\{"role":"user","content":"(?:[^"\\]++|\\.)*+"\}').fullmatch
+"""A message of the user's that is a string, and has no other key."""
+
 _mere_text: Final = re.compile(
     rb'\{"role":"(?:user|assistant)","content":(\[\{"type":"text","text":)?"'
     rb'(?:[^\x00-\x20"\\\x7f\xc2\xe1-\xe3]|\xe3(?!\x80\x80)|\xe2(?![\x80\x81]))'
@@ -105,7 +108,7 @@ def tried(outline: Outline, messages: Messages, extra: Sequence[Part]) -> tuple[
 def _is_words_of_user(pieces: Sequence[Piece]) -> bool:
     # Not of the assistant: what ends a request in its name is looked at as a prefill.
     piece = pieces[0]
-    return len(pieces) == 1 and isinstance(piece, bytes) and piece.startswith(b'{"role":"user"') and is_mere_text(piece)
+    return len(pieces) == 1 and isinstance(piece, bytes) and is_mere_text(piece) and _words_of_user(piece) is not None
 
 
 def _mere(role: str, n: int, turn: int) -> Message:
