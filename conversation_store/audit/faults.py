@@ -72,6 +72,24 @@ def columns(row: Any) -> Iterator[tuple[str, str, str]]:
             yield "column", f"{name} of 32 bytes", f"{len(value)} bytes"
 
 
+def parts_hold(row: Any, fields: Mapping[str, Any]) -> bool:
+    """
+    Say at once that an entry with a body alone is what its header, read as *fields*, commits to: nearly every one.
+
+    Where this is False, ``part_faults`` says what there is to say, which may be nothing.
+    """
+    committed = fields.get("body")
+    return (
+        committed is not None
+        and row.body is not None
+        and row.salt is not None
+        and row.about is row.request_salt is None
+        and row.kind != "request"
+        and "about" not in fields
+        and bool(chain.part_of(row.salt, row.body).hex() == committed)
+    )
+
+
 def part_faults(
     conversation: UUID, row: Any, fields: Mapping[str, Any], *, erased: frozenset[str] = frozenset()
 ) -> Iterator[Fault]:
