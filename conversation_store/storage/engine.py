@@ -496,22 +496,27 @@ class Database:
         except IndexError:
             connection, of = self.engine.connect(), pool
         if of is not pool:  # the engine was disposed of
-            connection.close()
+            self._let_go(connection, of)
             connection = self.engine.connect()
         try:
             yield connection
         except BaseException:
-            connection.close()
+            self._let_go(connection, pool)
             raise
         if self.owned and not self._writers and pool is self.engine.pool:
             self._writers.append((connection, pool))
         else:
-            connection.close()
+            self._let_go(connection, pool)
 
     def _let_writers_go(self) -> None:
         with suppress(IndexError):
             while True:
-                self._writers.pop()[0].close()
+                self._let_go(*self._writers.pop())
+
+    def _let_go(self, connection: Connection, pool: Pool) -> None:
+        if pool is not self.engine.pool and not connection.invalidated:
+            connection.detach()  # nobody would close it in a pool that was disposed of
+        connection.close()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
