@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 from conversation_store.api.request import Part, Request, joined
 from conversation_store.audit import derived
 from conversation_store.audit.derived import Began, Exchanges
-from conversation_store.audit.faults import Fault, named, part_faults, parts_hold, shown
+from conversation_store.audit.faults import Fault, named, part_faults, shown
 from conversation_store.errors import BusyError, CodecError, ContentError, LineError, NotFoundError, TransferError
 from conversation_store.formats import html, jsonl, markdown, messages
 from conversation_store.formats.jsonl import Arrived, Begun, Closing, Ended, Facts, Logged, Opening, Piece
@@ -638,14 +638,13 @@ class _Reader:
         if trusted and digest != entry.digest:
             raise CodecError("the digest is not that of this entry after the one before")
         fields = fields_of(entry.header) if found.fields is None else found.fields
-        for fault in () if parts_hold(entry, fields) else part_faults(now.begun.conversation, entry, fields):
+        for fault in part_faults(now.begun.conversation, entry, fields):
             if fault.code != "missing":
                 raise CodecError(f"{fault.code}: the header commits to {fault.expected}, found {fault.found}")
             now.missing.append((fault, entry.salt is entry.body is entry.about is None, self._number))
         if entry.kind == "erased":
             now.erased.append(fields)
-        if found.uses or "splices" in fields or "raw" in fields:
-            self._uses(now, found, fields)
+        self._uses(now, found, fields)
         _note(now, entry, fields)
 
     def _uses(self, now: _Log, found: Logged, fields: Mapping[str, Any]) -> None:

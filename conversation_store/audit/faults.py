@@ -4,7 +4,7 @@ What can be wrong with the rows of a log, as data: each fault with its place, wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 from uuid import UUID
 
@@ -72,12 +72,19 @@ def columns(row: Any) -> Iterator[tuple[str, str, str]]:
             yield "column", f"{name} of 32 bytes", f"{len(value)} bytes"
 
 
-def parts_hold(row: Any, fields: Mapping[str, Any]) -> bool:
+def part_faults(
+    conversation: UUID, row: Any, fields: Mapping[str, Any], *, erased: frozenset[str] = frozenset()
+) -> Iterable[Fault]:
     """
-    Say at once that an entry with a body alone is what its header, read as *fields*, commits to: nearly every one.
+    Say which of an entry's own parts are not what its header, read as *fields*, commits to.
 
-    Where this is False, ``part_faults`` says what there is to say, which may be nothing.
+    *erased* names what is gone and looked for in ``erased`` entries instead: ``content``, ``request``.
     """
+    return () if _has_a_body_alone(row, fields) else _part_faults(conversation, row, fields, erased)
+
+
+def _has_a_body_alone(row: Any, fields: Mapping[str, Any]) -> bool:
+    """Say of an entry, as nearly every one is, that it has a body and nothing else, and the one committed to."""
     committed = fields.get("body")
     return (
         committed is not None
@@ -90,14 +97,7 @@ def parts_hold(row: Any, fields: Mapping[str, Any]) -> bool:
     )
 
 
-def part_faults(
-    conversation: UUID, row: Any, fields: Mapping[str, Any], *, erased: frozenset[str] = frozenset()
-) -> Iterator[Fault]:
-    """
-    Say which of an entry's own parts are not what its header, read as *fields*, commits to.
-
-    *erased* names what is gone and looked for in ``erased`` entries instead: ``content``, ``request``.
-    """
+def _part_faults(conversation: UUID, row: Any, fields: Mapping[str, Any], erased: frozenset[str]) -> Iterator[Fault]:
     for name in ("body", "about"):
         data, committed = getattr(row, name), fields.get(name)
         if committed is None:
@@ -122,6 +122,8 @@ def part_faults(
 
 def named(fields: Mapping[str, Any]) -> list[Any]:
     """List the commitments to blobs in a header, in the order of their uses."""
+    if "splices" not in fields and "raw" not in fields:
+        return []
     named = fields.get("splices", [])
     cuts = [each[1] for each in named if isinstance(each, list) and len(each) > 1] if isinstance(named, list) else []
     return [fields["raw"], *cuts] if "raw" in fields else cuts

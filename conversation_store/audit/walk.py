@@ -17,7 +17,7 @@ from uuid import UUID
 from attrs import Factory, define, field
 
 from conversation_store.audit.derived import Began, Ended, Exchanges
-from conversation_store.audit.faults import Fault, columns, named, part_faults, parts_hold, shown
+from conversation_store.audit.faults import Fault, columns, named, part_faults, shown
 from conversation_store.audit.replays import Bodies
 from conversation_store.errors import CodecError, ContentError
 from conversation_store.record import canonical, chain
@@ -244,8 +244,7 @@ class Walk:
             self._say("header", entry.position, "a header", str(error))
             return
         erased = self._erasures(entry, fields)
-        held = parts_hold(entry, fields)
-        for fault in () if held else part_faults(self.conversation, entry, fields, erased=erased):
+        for fault in part_faults(self.conversation, entry, fields, erased=erased):
             self.faults += 1
             self.fault(fault)
         self._blobs(entry, fields, erased)

@@ -425,7 +425,7 @@ class Database:
             if self._lock.file is not None:
                 fcntl.flock(self._lock.file, fcntl.LOCK_UN)
 
-    def after_fork_here(self) -> None:
+    def after_fork_in_parent(self) -> None:
         """Let writers write on in the parent."""
         if self._forking and self._lock is not None:
             self._forking = False
@@ -470,18 +470,12 @@ class Database:
     @contextmanager
     def _to_write(self) -> Iterator[Connection]:
         """Give a connection to write with, alone where writers must be."""
-        lock = self._lock
-        if lock is None:
+        if self._lock is not None:
+            with self._lock.held():
+                yield from self._kept()
+        else:
             with self._alone(), _as_writer():
                 yield from self._kept()
-            return
-        with lock.threads:
-            try:
-                lock.take()
-                yield from self._kept()
-            finally:
-                if lock.file is not None:
-                    fcntl.flock(lock.file, fcntl.LOCK_UN)
 
     def _kept(self) -> Iterator[Connection]:
         """
@@ -743,9 +737,9 @@ def _before_fork() -> None:
         each.before_fork()
 
 
-def _after_fork_here() -> None:
+def _after_fork_in_parent() -> None:
     for each in list(_ours):
-        each.after_fork_here()
+        each.after_fork_in_parent()
 
 
 def _after_fork() -> None:
@@ -754,7 +748,7 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_here, after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)
 
 
 def _write_ahead(cursor: Any) -> None:
