@@ -30,7 +30,7 @@ from conversation_store.errors import (
     RuleViolationError,
     ToolOutcomeError,
 )
-from conversation_store.history import History, Options, settings_draft
+from conversation_store.history import History, Options, settings_draft, turn_draft
 from conversation_store.pending import Pending, Terms
 from conversation_store.preflight import Said, message_faults, origin_of
 from conversation_store.record import canonical, codec
@@ -1319,13 +1319,13 @@ class Conversation:
         drafts = []
         uses: dict[int, Sequence[Blob]] = {}
         for n, (origin, message, about) in enumerate(said):
-            fields: dict[str, object] = {"origin": origin.value, "gather": True} if gather else {"origin": origin.value}
-            body = message.body
-            if message.cuts:
-                kept = known.kept_apart(message, at)
-                uses[n], body = kept.blobs, kept.body
-                fields |= kept.fields()
-            drafts.append(draft("turn", at=at, salt=identity.new_salt(), fields=fields, body=body, about=about))
+            fields = {"origin": origin.value, "gather": True} if gather else {"origin": origin.value}
+            if not message.cuts:
+                drafts.append(turn_draft(fields, message, at, about))
+                continue
+            kept = known.kept_apart(message, at)
+            uses[n] = kept.blobs
+            drafts.append(turn_draft(fields, kept, at, about))
         entries = known.append(drafts, uses).entries
         return [known.turn(entry, origin) for entry, (origin, _, _) in zip(entries, said, strict=True)]
 

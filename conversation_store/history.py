@@ -814,9 +814,11 @@ def fields_for(origin: Origin, message: Detached) -> dict[str, Any]:
     return fields
 
 
-def turn_draft(fields: Mapping[str, Any], kept: Detached, at: int, about: Mapping[str, Any] | None = None) -> Entry:
-    """Write a turn's entry."""
-    if kept.marks or kept.splices:
+def turn_draft(
+    fields: Mapping[str, Any], kept: Detached | Parted, at: int, about: Mapping[str, Any] | None = None
+) -> Entry:
+    """Write a turn's entry; *kept* may be a message as it was parted where nothing was cut out of it."""
+    if isinstance(kept, Detached) and (kept.marks or kept.splices):
         fields = {**fields, **kept.fields()}
     return draft("turn", at=at, salt=identity.new_salt(), fields=fields, body=kept.body, about=about)
 

@@ -623,7 +623,6 @@ class Client:
 
         line = Line(deadline=call.deadline, monotonic=self._clock.monotonic)
         left = max(call.deadline - self._clock.monotonic(), 0.001)
-        proxies = None if self._loopback else {scheme: url.reveal() for scheme, url in self._proxies.items()}
         try:
             return self._connections.send(
                 call.method,
@@ -634,12 +633,11 @@ class Client:
                 line=line,
                 timeout=(min(self._connect_timeout, left), left),
                 verify=self._trusted(),
-                proxies=proxies,
+                proxies=None if self._loopback else {scheme: url.reveal() for scheme, url in self._proxies.items()},
                 trust_env=self._trust_env,
             )
         except NoResponseError as error:
             wrong, reason = error.wrong, error.reason
-        del proxies  # what is raised from here on holds no password, nor what was raised before
         if wrong:
             raise ConfigurationError(f"the request could not be sent ({reason}): check base_url and proxies")
         if line.deadline <= self._clock.monotonic():

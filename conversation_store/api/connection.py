@@ -369,11 +369,13 @@ class Connections:
             NoResponseError: Nothing came.
         """
         upload = body if body is None or isinstance(body, bytes) else Upload(body)
+        ways: dict[str, str] = {}
         current.line = line
         try:
             prepared = Request(method, url, headers=dict(headers), data=upload).prepare()
             sign(prepared.headers)
-            ways = {} if proxies is None else resolve_proxies(prepared, proxies, trust_env)
+            if proxies is not None:
+                ways = resolve_proxies(prepared, proxies, trust_env)
             if (select_proxy(prepared.url or "", ways) or "").lower().startswith("socks"):
                 raise InvalidSchema("SOCKS")
             response = self.adapter().send(prepared, stream=True, timeout=timeout, verify=verify, proxies=ways)
@@ -383,6 +385,7 @@ class Connections:
             reason = cause(error)
         finally:
             current.line = None
+        del proxies, ways  # what is raised from here on shows no password of a proxy
         if isinstance(upload, Upload):
             upload.raise_own()
         raise NoResponseError(reason, wrong=wrong)

@@ -147,6 +147,7 @@ class Compiled:
 
 def _run_directly(connection: Connection, sql: str, rows: Sequence[Any]) -> int:
     driver: Any = connection.connection.dbapi_connection
+    broken: Any = connection.dialect.loaded_dbapi.Error
     cursor = driver.cursor()
     try:
         if len(rows) > 1:
@@ -154,10 +155,7 @@ def _run_directly(connection: Connection, sql: str, rows: Sequence[Any]) -> int:
         else:
             cursor.execute(sql, rows[0])
         touched: int = cursor.rowcount
-    except Exception as error:
-        broken: Any = connection.dialect.loaded_dbapi.Error
-        if not isinstance(error, broken):
-            raise
+    except broken as error:
         lost = connection.dialect.is_disconnect(error, driver, cursor)
         if lost:
             connection.invalidate(error)

@@ -502,6 +502,13 @@ def test_socks_is_refused(connect: Any) -> None:
     assert CANARY not in everything_of(caught.value)
 
 
+def test_a_proxy_that_is_not_there_shows_no_password(connect: Any) -> None:
+    """Nor do the words, the chain and the variables of the error that says so."""
+    with pytest.raises(APIError) as caught:
+        connect("https://127.0.0.1:1", proxies={"https": f"http://me:{CANARY}@127.0.0.1:1"}).send(b"{}")
+    assert CANARY not in everything_of(caught.value)
+
+
 # --- what may be sent again: the table
 
 NEVER, SAFE, MAYBE = Verdict.FINAL, Verdict.AGAIN, Verdict.UNKNOWN

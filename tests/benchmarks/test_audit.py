@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 from sqlalchemy import Column, MetaData, Table, insert
 
-from conversation_store import Conversation, Store, conversation, history
+from conversation_store import Conversation, Store, history
 from conversation_store.record import canonical, chain
 from conversation_store.record.chain import Entry
 from conversation_store.storage import identity, log
@@ -63,7 +63,6 @@ def unchained() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(identity, "new_salt", lambda: b"")
         patch.setattr(history, "draft", _draft)
-        patch.setattr(conversation, "draft", _draft)
         patch.setattr(chain, "chain", _placed)
         patch.setattr(log, "_insert_entries", _insert)
         patch.setattr(log, "row_of", _bare_row)
