@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 
 class Agents:
@@ -61,7 +61,8 @@ class LangChain:
         return json.dumps([{"role": each.type, "content": each.content} for each in messages]).encode()
 
 
-PEERS: Final[dict[str, type[Agents | LangChain]]] = {"agents": Agents, "langchain_community": LangChain}
+Peer: TypeAlias = Agents | LangChain
+PEERS: Final[dict[str, type[Peer]]] = {"agents": Agents, "langchain_community": LangChain}
 """By the module that must be there."""
 
 

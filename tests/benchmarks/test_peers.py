@@ -7,15 +7,17 @@ In the table, the last column names the peer, and a ratio below 1 says how much 
 from __future__ import annotations
 
 import statistics
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from conversation_store import Store
+from conversation_store import Conversation, Store
 from tests.benchmarks import histories
 from tests.benchmarks.conftest import Beside, Place
-from tests.benchmarks.peers import PEERS, named
+from tests.benchmarks.peers import PEERS, Peer, named
 from tests.benchmarks.test_fresh import child, compiled_once, median
 
 __all__ = ("compiled_once",)  # a fixture: the children find bytecode
@@ -25,15 +27,23 @@ SIZES: Final = [100, 1_000, 10_000]
 pytestmark = [pytest.mark.parametrize("module", PEERS), pytest.mark.filterwarnings("ignore")]
 
 
+@contextmanager
+def talks(folder: Path, module: str, turns: int) -> Iterator[tuple[Conversation, Peer]]:
+    """Give two conversations of so many turns: ours, and a peer's."""
+    pytest.importorskip(module)
+    path = folder / "bot.db"
+    histories.write(path, turns)
+    with Store(histories.url_of(path)) as store, ExitStack() as closing:
+        peer = PEERS[module](folder / "peer.db", closing)
+        peer.append(*[histories.TEXT] * turns)
+        yield store.get(histories.KEY), peer
+
+
 @pytest.mark.parametrize("turns", [5_000])
 def test_append(beside: Beside, memory: Place, module: str, turns: int) -> None:
     """A turn is appended to a conversation of 5,000."""
-    pytest.importorskip(module)
-    path, text = memory.folder / "bot.db", histories.TEXT
-    histories.write(path, beside.turns(turns))
-    with Store(histories.url_of(path)) as store, ExitStack() as closing:
-        chat, peer = store.get(histories.KEY), PEERS[module](memory.folder / "peer.db", closing)
-        peer.append(*[text] * beside.turns(turns))
+    text = histories.TEXT
+    with talks(memory.folder, module, beside.turns(turns)) as (chat, peer):
         theirs = {named(module): lambda: peer.append(text)}
         beside(f"append a turn, N = {turns:,}", memory.label, lambda: histories.say(chat), theirs, rounds=200)
 
@@ -41,12 +51,8 @@ def test_append(beside: Beside, memory: Place, module: str, turns: int) -> None:
 @pytest.mark.parametrize("turns", SIZES)
 def test_next_turn(beside: Beside, memory: Place, module: str, turns: int) -> None:
     """A turn is appended, the whole body made, the answer appended."""
-    pytest.importorskip(module)
-    path, text = memory.folder / "bot.db", histories.TEXT
-    histories.write(path, beside.turns(turns))
-    with Store(histories.url_of(path)) as store, ExitStack() as closing:
-        chat, peer = store.get(histories.KEY), PEERS[module](memory.folder / "peer.db", closing)
-        peer.append(*[text] * beside.turns(turns))
+    text = histories.TEXT
+    with talks(memory.folder, module, beside.turns(turns)) as (chat, peer):
         assert chat.request(check=False).body
 
         def ours() -> None:
@@ -66,12 +72,10 @@ def test_next_turn(beside: Beside, memory: Place, module: str, turns: int) -> No
 @pytest.mark.parametrize("turns", [10_000])
 def test_fresh(beside: Beside, memory: Place, module: str, turns: int) -> None:
     """A fresh process opens the store, loads its turns, and has the next body."""
-    pytest.importorskip(module)
     path, other = memory.folder / "bot.db", memory.folder / "peer.db"
     turns = beside.turns(turns)
-    histories.write(path, turns)
-    with ExitStack() as closing:
-        PEERS[module](other, closing).append(*[histories.TEXT] * turns)
+    with talks(memory.folder, module, turns):
+        pass  # both are in their files then
     ours: list[dict[str, Any]] = []
     theirs: list[dict[str, Any]] = []
     name, cost = named(module), f"open, load, next body in a fresh process, N = {turns:,}"
